@@ -1,0 +1,1 @@
+"""Data: corpora, tokenizers, packing into fixed-length sequences, synthetic tasks and the training order."""

@@ -1,0 +1,103 @@
+"""Documents joined with EOS into one stream of tokens, and the stream cut into sequences of equal length."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from mdm_lightning.data.corpus import Corpus, Piece
+from mdm_lightning.data.source import Batch, Example
+from mdm_lightning.data.token_file import TokenFile, TokenWriter, progress
+from mdm_lightning.data.tokenizer import Tokenizer
+from mdm_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_BATCH_CHARACTERS = 4 << 20
+
+
+class Blocks:
+    """A token stream cut into sequences; what does not fill a last one is dropped. Every position is maskable.
+
+    Args:
+        ends: None, or the ids (BOS, EOS) between which the text of every sequence is put, as MDLM does.
+    """
+
+    def __init__(self, file: TokenFile, length: int, ends: tuple[int, int] | None) -> None:
+        self.length = length
+        self.file = file
+        self._ends = ends
+        self._text_length = length - 2 if ends else length
+
+    @property
+    def stream(self) -> np.ndarray:
+        """The whole flat stream `(n_tokens,)`, memory-mapped."""
+        return self.file.tokens
+
+    def __len__(self) -> int:
+        return self.file.meta.n_tokens // self._text_length
+
+    def __getitem__(self, index: int) -> Example:
+        batch = self.__getitems__([index])
+        return {"tokens": batch["tokens"][0], "maskable": batch["maskable"][0]}
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        text = self.stream[: len(self) * self._text_length].reshape(len(self), self._text_length)[list(indices)]
+        tokens = torch.from_numpy(text.astype(np.int64))
+        if self._ends:
+            bos, eos = (torch.full((len(text), 1), end) for end in self._ends)
+            tokens = torch.cat([bos, tokens, eos], dim=1)
+        return {"tokens": tokens, "maskable": torch.ones_like(tokens, dtype=torch.bool)}
+
+
+def tokenize(corpus: Corpus, tokenizer: Tokenizer, writer: TokenWriter, *, name: str, limit: int | None) -> None:
+    """Write a corpus as one stream of ids, EOS after every document; empty documents leave no trace.
+
+    Args:
+        limit: stop after the batch of documents in which the stream reaches this many tokens.
+
+    Raises:
+        UserError: there is no text at all.
+    """
+    log.info("tokenizing %s", name)
+    unknown = 0
+    in_document = False
+    with progress(f"tokenizing {name}", "tok") as bar:
+        for batch in _batches(corpus.pieces()):
+            stream: list[int] = []
+            for piece, ids in zip(batch, tokenizer.encode_batch([piece.text for piece in batch]), strict=True):
+                in_document |= bool(piece.text)
+                ended = piece.last and in_document
+                if tokenizer.unknown_id is not None:
+                    unknown += ids.count(tokenizer.unknown_id)
+                stream.extend(ids)
+                if ended:
+                    stream.append(tokenizer.eos_id)
+                writer.n_documents += ended
+                writer.n_bytes += len(piece.text.encode())
+                in_document &= not piece.last
+            writer.write(stream)
+            bar.update(len(stream))
+            if limit is not None and writer.n_tokens >= limit:
+                break
+    if not writer.n_tokens:
+        raise UserError(f"{name}: there is no text; check data.path= and data.text_field=")
+    if unknown:
+        log.warning("%d of the %d tokens of %s stand for unknown characters", unknown, writer.n_tokens, name)
+
+
+def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
+    size = 0
+    for text, last in pieces:
+        if not text.isascii():
+            # JSON can spell half a surrogate pair, which is no character and has no UTF-8.
+            text = text.encode(errors="replace").decode()
+        batch.append(Piece(text, last))
+        size += len(text)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

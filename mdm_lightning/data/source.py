@@ -1,0 +1,114 @@
+"""What `data=` chooses: a `Source` turns into `PreparedData`, the sequences and the tokenizer that a model sees."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypedDict
+
+import numpy as np
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from mdm_lightning.data.tokenizer import Tokenizer
+from mdm_lightning.data.tokenizer_spec import TokenizerSpec
+
+
+class Batch(TypedDict):
+    """Sequences `(b, l)` of one length, clean."""
+
+    tokens: Int64[Tensor, "b l"]
+    maskable: Bool[Tensor, "b l"]
+    """Positions that may be masked and count in the loss."""
+
+
+class Example(TypedDict):
+    """One sequence of a `Batch`."""
+
+    tokens: Int64[Tensor, " l"]
+    maskable: Bool[Tensor, " l"]
+
+
+class Sequences(Protocol):
+    """A map-style data set that gathers a whole batch at once."""
+
+    @property
+    def stream(self) -> np.ndarray:
+        """The ids `(n_tokens,)` as they are stored, one after another, without what packing adds; memory-mapped."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
+
+
+class Verdict(NamedTuple):
+    """What a task says of a response: whether it is well-formed, and whether it solves the problem."""
+
+    valid: bool
+    correct: bool
+
+
+class Task(Protocol):
+    """A problem with responses that can be checked by rule. The prompt comes first and is never masked."""
+
+    prompt_length: int
+
+    def check(self, tokens: Sequence[int] | Tensor) -> Verdict:
+        """Judge a whole sequence `(l,)`, prompt and response."""
+        ...
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Everything that training and evaluation need to know of a data set.
+
+    Attributes:
+        length: positions per sequence, l.
+        bytes_per_position: UTF-8 bytes of validation text per maskable position, so that bits per byte =
+            nats per position / ln 2 / this; None for tasks.
+        fingerprint: equal exactly where the source, the tokenizer and the packing are.
+        task: the checker of a synthetic task; None for text.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    length: int
+    train: Sequences
+    validation: Sequences
+    bytes_per_position: float | None
+    fingerprint: str
+    task: Task | None = None
+
+
+class Source(ABC):
+    """A data set as the user describes it.
+
+    Attributes:
+        name: what `data=` calls it.
+        length: positions per sequence, l.
+    """
+
+    name: str
+    length: int
+
+    @abstractmethod
+    def prepare(self, tokenizer: TokenizerSpec | None, cache: Path) -> PreparedData:
+        """Build, or find in the cache, everything that is needed; all processes call this, and one of them builds.
+
+        Args:
+            tokenizer: the recipe for the tokenizer; `FromTask` or None for data that brings its own.
+            cache: folder for all prepared data.
+
+        Raises:
+            UserError: the data is missing, damaged, too short, or does not go with the tokenizer.
+        """
+
+
+def digest(*parts: object) -> str:
+    """A short hash of JSON-like values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

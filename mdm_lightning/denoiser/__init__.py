@@ -1,0 +1,1 @@
+"""Floor 1: networks that predict the tokens behind the masks."""

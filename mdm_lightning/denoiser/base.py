@@ -1,0 +1,63 @@
+"""The denoiser protocol: hidden states and output head are separate calls.
+
+The head is the dearest layer of a small language model, and only masked positions need it. Callers run the trunk on the
+whole sequence, pick the rows they want, and apply the head to those.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor, nn
+
+
+class Denoiser(nn.Module, ABC):
+    """Predicts p(x_i | unmasked tokens) at every position.
+
+    Args:
+        vocab_size: d, the number of tokens the model can predict. MASK is not among them: its id is d, one past the
+            last, it has an embedding but no output column, and so can never be predicted.
+        length: longest sequence the model accepts.
+    """
+
+    def __init__(self, vocab_size: int, length: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.length = length
+
+    @property
+    def mask_id(self) -> int:
+        return self.vocab_size
+
+    @abstractmethod
+    def forward(
+        self,
+        tokens: Int64[Tensor, "b l"],
+        alpha: Float32[Tensor, " b"] | None = None,
+        padding: Bool[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "b l h"]:
+        """Hidden states.
+
+        Args:
+            tokens: token ids, ``mask_id`` where unknown.
+            alpha: probability with which each sequence's tokens were kept. Ignored by time-agnostic denoisers.
+            padding: True at positions that are not part of the sequence and that nothing may attend to.
+        """
+
+    @abstractmethod
+    def head(self, hidden: Float[Tensor, "m h"]) -> Float[Tensor, "m d"]:
+        """Logits over the d ordinary tokens for rows of hidden states."""
+
+    def cross_entropy(self, hidden: Float[Tensor, "m h"], targets: Int64[Tensor, " m"]) -> Float32[Tensor, " m"]:
+        """-log p(target) in nats for rows of hidden states, in float32 whatever the precision of the trunk."""
+        return F.cross_entropy(self.head(hidden).float(), targets, reduction="none")
+
+    def shards(self) -> Iterable[nn.Module]:
+        """Submodules worth sharding on their own (FSDP): by default none, the whole is one shard."""
+        return ()
+
+    def forward_flops(self, length: int) -> tuple[float, float]:
+        """Matrix-product FLOPs of one forward pass: of the trunk per token, of the head per row. NaN if not counted."""
+        return math.nan, math.nan

@@ -1,0 +1,126 @@
+"""The forward process: which positions of a batch are masked, and what each counts for in the NELBO.
+
+Masking happens where the batch is assembled (on the CPU, usually in a data loader's worker). The number of masked rows
+is then known without asking the device, so that the model's step contains no host-device synchronisation.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import Tensor
+
+from mdm_lightning.diffusion.schedule import MaskSchedule
+from mdm_lightning.diffusion.timesteps import TimeSampler
+
+
+class MaskedBatch(NamedTuple):
+    """A corrupted batch: what the denoiser sees, and what it must predict at the masked rows only.
+
+    The rows are flat indices into ``tokens.flatten()``, in increasing order; ``m`` is their number.
+    """
+
+    tokens: Int64[Tensor, "b l"]
+    """Token ids with MASK at the masked positions."""
+    rows: Int64[Tensor, " m"]
+    """Flat indices of the masked positions."""
+    targets: Int64[Tensor, " m"]
+    """The clean tokens there."""
+    alpha: Float32[Tensor, " b"]
+    """Probability with which each sequence's tokens were kept."""
+    weight: Float32[Tensor, " b"]
+    """NELBO weight of each sequence's masked positions."""
+    lengths: Int64[Tensor, " b"]
+    """Number of maskable positions in each sequence, the n of "nats per token"."""
+
+
+class ForwardProcess(Protocol):
+    def __call__(
+        self,
+        tokens: Int64[Tensor, "b l"],
+        maskable: Bool[Tensor, "b l"],
+        mask_id: int,
+        generator: torch.Generator,
+        micro_batch: int = 0,
+        micro_batches: int = 1,
+    ) -> MaskedBatch:
+        """Masks a batch; only ``maskable`` positions may be masked. See TimeSampler for the last two arguments."""
+        ...
+
+
+@dataclass(frozen=True)
+class IndependentMasking:
+    """Masks each token independently with probability 1 - alpha_t at a random time t (THEORY: continuous-time NELBO).
+
+    The weight of a sequence is dalpha_t / (1 - alpha_t) at its time: whatever the schedule, the expected loss is the
+    same NELBO.
+    """
+
+    schedule: MaskSchedule
+    times: TimeSampler
+
+    def __call__(
+        self,
+        tokens: Int64[Tensor, "b l"],
+        maskable: Bool[Tensor, "b l"],
+        mask_id: int,
+        generator: torch.Generator,
+        micro_batch: int = 0,
+        micro_batches: int = 1,
+    ) -> MaskedBatch:
+        uniform = torch.rand(len(tokens), generator=generator, dtype=torch.float64)
+        noise = torch.rand(tokens.shape, generator=generator, dtype=torch.float64)
+        t = self.times(uniform, micro_batch, micro_batches)
+        masked = (noise < self.schedule.masked_t(t)[:, None]) & maskable
+        return _apply(tokens, masked, maskable, mask_id, self.schedule.alpha_t(t), self.schedule.weight_t(t))
+
+
+@dataclass(frozen=True)
+class CountMasking:
+    """Masks exactly k of the n maskable positions, k uniform on 1..n, with weight n / k.
+
+    The same expected loss as IndependentMasking, with less variance: the number of masks does not fluctuate around its
+    mean. The time sampler chooses k.
+    """
+
+    times: TimeSampler
+
+    def __call__(
+        self,
+        tokens: Int64[Tensor, "b l"],
+        maskable: Bool[Tensor, "b l"],
+        mask_id: int,
+        generator: torch.Generator,
+        micro_batch: int = 0,
+        micro_batches: int = 1,
+    ) -> MaskedBatch:
+        uniform = torch.rand(len(tokens), generator=generator, dtype=torch.float64)
+        noise = torch.rand(tokens.shape, generator=generator, dtype=torch.float64)
+        n = maskable.sum(1)
+        # t = 0 is all masked, so time t stands for k = n - floor(t n) masks.
+        count = n - (self.times(uniform, micro_batch, micro_batches) * n).floor().long()
+        rank = noise.masked_fill(~maskable, math.inf).argsort(dim=1).argsort(dim=1)
+        masked = (rank < count[:, None]) & maskable
+        # A sequence with nothing to mask has n = count = 0: its weight is irrelevant, but must be finite.
+        return _apply(tokens, masked, maskable, mask_id, 1 - count / n.clamp(min=1), n / count.clamp(min=1))
+
+
+def _apply(
+    tokens: Int64[Tensor, "b l"],
+    masked: Bool[Tensor, "b l"],
+    maskable: Bool[Tensor, "b l"],
+    mask_id: int,
+    alpha: Float64[Tensor, " b"],
+    weight: Float64[Tensor, " b"],
+) -> MaskedBatch:
+    rows = masked.flatten().nonzero().squeeze(1)
+    return MaskedBatch(
+        tokens=tokens.masked_fill(masked, mask_id),
+        rows=rows,
+        targets=tokens.flatten()[rows],
+        alpha=alpha.float(),
+        weight=weight.float(),
+        lengths=maskable.sum(1),
+    )

@@ -1,0 +1,47 @@
+"""The NELBO of a masked diffusion model: the one estimator that training and evaluation share.
+
+    NELBO(x) = E_t [ dalpha_t / (1 - alpha_t) * sum over masked i of -log p(x_i | unmasked tokens) ]
+
+in nats per sequence (paper, eq. 3). Its expectation does not depend on the schedule, only its variance does.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from mdm_lightning.diffusion.masking import MaskedBatch
+
+
+class PredictsMaskedTokens(Protocol):
+    """What the objective asks of a denoiser (mdm_lightning.denoiser.base.Denoiser provides it)."""
+
+    def __call__(self, tokens: Int64[Tensor, "b l"], alpha: Float32[Tensor, " b"] | None = None) -> Tensor: ...
+
+    def cross_entropy(self, hidden: Float[Tensor, "m h"], targets: Int64[Tensor, " m"]) -> Float32[Tensor, " m"]: ...
+
+
+class Nelbo(NamedTuple):
+    """A NELBO estimate, in nats."""
+
+    per_sequence: Float32[Tensor, " b"]
+    """Estimate of each sequence's NELBO: an unbiased upper bound on -log p(x) in expectation."""
+    cross_entropy: Float32[Tensor, " b"]
+    """Sum of -log p(x_i) over each sequence's masked positions, unweighted."""
+    masks: Float32[Tensor, " b"]
+    """Number of masked positions in each sequence."""
+
+
+def nelbo(denoiser: PredictsMaskedTokens, batch: MaskedBatch) -> Nelbo:
+    """One-sample estimate of the NELBO of every sequence in the batch.
+
+    The head runs on masked rows only. A sequence without masked positions contributes an exact zero.
+    """
+    hidden = denoiser(batch.tokens, batch.alpha)
+    loss = denoiser.cross_entropy(hidden.flatten(0, 1)[batch.rows], batch.targets)
+    sequence = torch.div(batch.rows, batch.tokens.shape[1], rounding_mode="floor")
+    zeros = torch.zeros_like(batch.weight)
+    cross_entropy = zeros.index_add(0, sequence, loss)
+    masks = zeros.index_add(0, sequence, torch.ones_like(loss))
+    return Nelbo(batch.weight * cross_entropy, cross_entropy, masks)

@@ -1,0 +1,250 @@
+"""Mask schedules: alpha_t, the probability that a token is kept at time t.
+
+Time runs along generation: t = 0 is all MASK, t = 1 is clean (alpha_0 = 0, alpha_1 = 1). Everything is computed in
+float64 on the CPU, elementwise on tensors of any shape: a schedule is evaluated at a handful of times per batch, and
+rounding there would move probability mass.
+
+Source: *Masked Diffusion Models as Energy Minimization* (Chen et al., NeurIPS 2025), sections 3 and 4.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from scipy import special
+from scipy.interpolate import PchipInterpolator
+from torch import Tensor
+
+Times = Float64[Tensor, "..."]
+
+
+def _times(t: Tensor | float) -> Times:
+    return torch.as_tensor(t, dtype=torch.float64, device="cpu")
+
+
+class MaskSchedule(ABC):
+    """A mask schedule and its derivatives, as functions of t in [0, 1].
+
+    Subclasses give ``alpha_t``, ``masked_t`` and ``dalpha_t``; the rest follows. ``masked_t`` is 1 - alpha_t computed
+    without cancellation, because the loss divides by it and it vanishes at t = 1.
+    """
+
+    @abstractmethod
+    def alpha_t(self, t: Tensor | float) -> Times:
+        """Probability that a token is kept (not masked) at time t."""
+
+    @abstractmethod
+    def masked_t(self, t: Tensor | float) -> Times:
+        """Probability 1 - alpha_t that a token is masked at time t, accurate near t = 1."""
+
+    @abstractmethod
+    def dalpha_t(self, t: Tensor | float) -> Times:
+        """Derivative of alpha_t with respect to t; may be infinite at an end of the interval."""
+
+    def weight_t(self, t: Tensor | float) -> Times:
+        """NELBO weight dalpha_t / (1 - alpha_t) for t in [0, 1); diverges at t = 1."""
+        return self.dalpha_t(t) / self.masked_t(t)
+
+    def gamma_t(self, t: Tensor | float) -> Times:
+        """Interpolation schedule gamma = (2 / pi) arcsin(sqrt(alpha_t)) for which this schedule is optimal (eq. 9).
+
+        Written with the two-argument arctangent, which keeps full precision at both ends.
+        """
+        return 2 / math.pi * torch.atan2(self.alpha_t(t).sqrt(), self.masked_t(t).sqrt())
+
+    def dgamma_t(self, t: Tensor | float) -> Times:
+        """Derivative of gamma_t: dalpha_t / (pi sqrt(alpha_t (1 - alpha_t)))."""
+        return self.dalpha_t(t) / (math.pi * (self.alpha_t(t) * self.masked_t(t)).sqrt())
+
+
+@dataclass(frozen=True)
+class LinearSchedule(MaskSchedule):
+    """alpha_t = t. Equal to Beta(1/2, 1/2)."""
+
+    def alpha_t(self, t: Tensor | float) -> Times:
+        return _times(t)
+
+    def masked_t(self, t: Tensor | float) -> Times:
+        return 1 - _times(t)
+
+    def dalpha_t(self, t: Tensor | float) -> Times:
+        return torch.ones_like(_times(t))
+
+
+@dataclass(frozen=True)
+class SineSchedule(MaskSchedule):
+    """alpha_t = sin(pi t / 2)."""
+
+    def alpha_t(self, t: Tensor | float) -> Times:
+        return torch.sin(math.pi / 2 * _times(t))
+
+    def masked_t(self, t: Tensor | float) -> Times:
+        return 2 * torch.sin(math.pi / 4 * (1 - _times(t))) ** 2
+
+    def dalpha_t(self, t: Tensor | float) -> Times:
+        return math.pi / 2 * torch.sin(math.pi / 2 * (1 - _times(t)))
+
+
+@dataclass(frozen=True)
+class SquaredSineSchedule(MaskSchedule):
+    """alpha_t = sin^2(pi t / 2), also called cosine-squared. Equal to Beta(1, 1)."""
+
+    def alpha_t(self, t: Tensor | float) -> Times:
+        return torch.sin(math.pi / 2 * _times(t)) ** 2
+
+    def masked_t(self, t: Tensor | float) -> Times:
+        return torch.sin(math.pi / 2 * (1 - _times(t))) ** 2
+
+    def dalpha_t(self, t: Tensor | float) -> Times:
+        t = _times(t)
+        return math.pi * torch.sin(math.pi / 2 * t) * torch.sin(math.pi / 2 * (1 - t))
+
+
+@dataclass(frozen=True)
+class CosineSchedule(MaskSchedule):
+    """alpha_t = 1 - cos(pi t / 2), the schedule of MaskGIT."""
+
+    def alpha_t(self, t: Tensor | float) -> Times:
+        return 2 * torch.sin(math.pi / 4 * _times(t)) ** 2
+
+    def masked_t(self, t: Tensor | float) -> Times:
+        return torch.sin(math.pi / 2 * (1 - _times(t)))
+
+    def dalpha_t(self, t: Tensor | float) -> Times:
+        return math.pi / 2 * torch.sin(math.pi / 2 * _times(t))
+
+
+@dataclass(frozen=True)
+class PolynomialSchedule(MaskSchedule):
+    """alpha_t = 1 - (1 - t)^exponent.
+
+    Raises:
+        ValueError: the exponent is not positive and finite.
+    """
+
+    exponent: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.exponent) and self.exponent > 0):
+            raise ValueError(f"PolynomialSchedule: exponent must be positive and finite, got {self.exponent}")
+
+    def alpha_t(self, t: Tensor | float) -> Times:
+        return -torch.expm1(self.exponent * torch.log1p(-_times(t)))
+
+    def masked_t(self, t: Tensor | float) -> Times:
+        return (1 - _times(t)) ** self.exponent
+
+    def dalpha_t(self, t: Tensor | float) -> Times:
+        return self.exponent * (1 - _times(t)) ** (self.exponent - 1)
+
+    def weight_t(self, t: Tensor | float) -> Times:
+        return self.exponent / (1 - _times(t))
+
+
+@dataclass(frozen=True)
+class BetaSchedule(MaskSchedule):
+    """The energy-optimal schedule alpha_t = sin^2(pi/2 gamma_t) of the weight gamma_t = CDF of Beta(alpha, beta).
+
+    ``alpha`` > ``beta``, as in (0.9, 0.3), reveals few tokens early and many late.
+
+    Raises:
+        ValueError: a parameter is not positive and finite.
+    """
+
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
+            if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+                raise ValueError(f"BetaSchedule: {name} must be positive and finite, got {value}")
+
+    def gamma_t(self, t: Tensor | float) -> Times:
+        return torch.as_tensor(special.betainc(self.alpha, self.beta, _times(t).numpy()))
+
+    def _gamma_left(self, t: Tensor | float) -> Times:
+        """1 - gamma_t, accurate near t = 1."""
+        return torch.as_tensor(special.betaincc(self.alpha, self.beta, _times(t).numpy()))
+
+    def dgamma_t(self, t: Tensor | float) -> Times:
+        """Density of Beta(alpha, beta) at t."""
+        t = _times(t)
+        log_density = (
+            torch.special.xlogy(t.new_tensor(self.alpha - 1), t)
+            + torch.special.xlog1py(t.new_tensor(self.beta - 1), -t)
+            - special.betaln(self.alpha, self.beta)
+        )
+        return log_density.exp()
+
+    def alpha_t(self, t: Tensor | float) -> Times:
+        return torch.sin(math.pi / 2 * self.gamma_t(t)) ** 2
+
+    def masked_t(self, t: Tensor | float) -> Times:
+        return torch.sin(math.pi / 2 * self._gamma_left(t)) ** 2
+
+    def dalpha_t(self, t: Tensor | float) -> Times:
+        t = _times(t)
+        inner = math.pi * torch.sin(math.pi / 2 * self.gamma_t(t)) * torch.sin(math.pi / 2 * self._gamma_left(t))
+        # At an end the formula is 0 * infinity; there alpha_t behaves as t^(2 alpha), 1 - alpha_t as (1-t)^(2 beta).
+        value = torch.where(t == 0, self._end_slope(self.alpha), inner * self.dgamma_t(t))
+        return torch.where(t == 1, self._end_slope(self.beta), value)
+
+    def _end_slope(self, shape: float) -> float:
+        """Limit of (pi^2 / 2) x^(2 shape - 1) / (shape B^2) as x -> 0, the slope of alpha_t at an end."""
+        if shape == 0.5:
+            return math.pi**2 * math.exp(-2 * float(special.betaln(self.alpha, self.beta)))
+        return math.inf if shape < 0.5 else 0.0
+
+    def weight_t(self, t: Tensor | float) -> Times:
+        # Dividing dalpha_t by masked_t would underflow where masked_t does; this form cancels one sine by hand.
+        t = _times(t)
+        inside = (
+            math.pi
+            * torch.sin(math.pi / 2 * self.gamma_t(t))
+            / torch.sin(math.pi / 2 * self._gamma_left(t))
+            * self.dgamma_t(t)
+        )
+        return torch.where(t == 0, self._end_slope(self.alpha), inside)
+
+
+@dataclass(frozen=True)
+class TabulatedSchedule(MaskSchedule):
+    """A schedule through given points, joined by a monotone cubic (PCHIP).
+
+    Args:
+        alphas: values of alpha_t, not decreasing, from 0 to 1.
+        times: where they are taken, strictly increasing from 0 to 1; evenly spaced when omitted.
+
+    Raises:
+        ValueError: the points do not describe a schedule.
+    """
+
+    alphas: Sequence[float]
+    times: Sequence[float] | None = None
+    _curve: PchipInterpolator = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        alphas = np.asarray(self.alphas, dtype=np.float64)
+        if alphas.ndim != 1 or len(alphas) < 2:
+            raise ValueError("TabulatedSchedule: alphas must be a list of at least two values")
+        times = np.linspace(0, 1, len(alphas)) if self.times is None else np.asarray(self.times, dtype=np.float64)
+        if times.shape != alphas.shape:
+            raise ValueError(f"TabulatedSchedule: {len(alphas)} alphas but {times.size} times")
+        if not (np.all(np.diff(times) > 0) and times[0] == 0 and times[-1] == 1):
+            raise ValueError("TabulatedSchedule: times must increase strictly from 0 to 1")
+        if not (np.all(np.diff(alphas) >= 0) and alphas[0] == 0 and alphas[-1] == 1):
+            raise ValueError("TabulatedSchedule: alphas must not decrease, and must run from 0 to 1")
+        object.__setattr__(self, "_curve", PchipInterpolator(times, alphas))
+
+    def alpha_t(self, t: Tensor | float) -> Times:
+        return torch.as_tensor(np.asarray(self._curve(_times(t).numpy()))).clamp(0, 1)
+
+    def masked_t(self, t: Tensor | float) -> Times:
+        return 1 - self.alpha_t(t)
+
+    def dalpha_t(self, t: Tensor | float) -> Times:
+        return torch.as_tensor(np.asarray(self._curve(_times(t).numpy(), nu=1))).clamp(min=0)

@@ -1,0 +1,72 @@
+"""NELBO and loss profile as torchmetrics: sums in float64, synchronised over processes when computed."""
+
+import math
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+from torchmetrics import Metric
+
+from mdm_lightning.diffusion.masking import MaskedBatch
+from mdm_lightning.diffusion.objective import Nelbo
+
+
+class NelboMetric(Metric):
+    """NELBO in nats per maskable position: all nats over all positions, not a mean of means."""
+
+    full_state_update = False
+    nats: Tensor
+    positions: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("positions", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, estimate: Nelbo, batch: MaskedBatch) -> None:
+        self.nats += estimate.per_sequence.detach().sum(dtype=torch.float64)
+        self.positions += batch.lengths.sum()
+
+    def compute(self) -> Float64[Tensor, ""]:
+        return self.nats / self.positions
+
+
+class ProfileMetric(Metric):
+    """The loss profile h(alpha): mean cross-entropy in nats at a masked position, by the fraction of tokens kept.
+
+    Args:
+        bins: number of equal intervals of alpha over [0, 1].
+    """
+
+    full_state_update = False
+    nats: Tensor
+    masks: Tensor
+
+    def __init__(self, bins: int = 10) -> None:
+        super().__init__()
+        self.bins = bins
+        self.add_state("nats", torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("masks", torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, estimate: Nelbo, batch: MaskedBatch) -> None:
+        bin_of = (batch.alpha * self.bins).long().clamp(max=self.bins - 1)
+        self.nats.index_add_(0, bin_of, estimate.cross_entropy.detach().double())
+        self.masks.index_add_(0, bin_of, estimate.masks.double())
+
+    def compute(self) -> Float64[Tensor, " bins"]:
+        """Nats per masked position in each interval; NaN where nothing was masked."""
+        return self.nats / self.masks
+
+    def centres(self) -> list[float]:
+        """The middle of each interval of alpha."""
+        return [(i + 0.5) / self.bins for i in range(self.bins)]
+
+
+def perplexity(nats_per_token: float) -> float:
+    """exp of the NELBO per token: an upper bound on the perplexity."""
+    return math.exp(nats_per_token) if nats_per_token < 700 else math.inf
+
+
+def bits_per_byte(nats_per_position: float, bytes_per_position: float) -> float:
+    """Bits per byte of UTF-8 text from nats per token position: comparable between tokenizers."""
+    return nats_per_position / (math.log(2) * bytes_per_position)

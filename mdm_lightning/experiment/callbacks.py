@@ -1,0 +1,68 @@
+"""The callbacks and loggers of a training run, in the order in which they must act."""
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from mdm_lightning.data.source import PreparedData
+from mdm_lightning.experiment.runs import CHECKPOINTS
+from mdm_lightning.experiment.slurm import requeue
+from mdm_lightning.training.checkpointing import LastCheckpoint, StopOnNonFinite
+from mdm_lightning.training.dashboards import Figures, GeneratedText, TensorBoard
+from mdm_lightning.training.ema import ExponentialMovingAverage
+from mdm_lightning.training.progress import ProgressBar
+from mdm_lightning.training.scalars import ScalarLog
+from mdm_lightning.training.throughput import Throughput
+
+
+def build_callbacks(
+    training: DictConfig,
+    schedule: DictConfig,
+    sampler: DictConfig,
+    data: PreparedData,
+    output: Path,
+    *,
+    seed: int,
+    progress_bar: bool,
+) -> list[Callback]:
+    """Callbacks in the order in which they act after a step.
+
+    The average first, so that everything after sees it; logs before checkpoints, because a checkpoint holds the state
+    of the logs; checkpoints last (Lightning moves them there too).
+    """
+    log_every = training.log_every
+    average: list[Callback] = []
+    if training.ema is not None:
+        average.append(ExponentialMovingAverage(training.ema, warmup=training.ema_warmup))
+    return [
+        StopOnNonFinite(log_every),
+        GeneratedText(instantiate(sampler), data, training.samples, seed),
+        ScalarLog(log_every, data.bytes_per_position),
+        Throughput(log_every, training.global_batch_size * data.length, data.length),
+        Figures({"training": instantiate(training.schedule), "sampling": instantiate(schedule)}),
+        *average,
+        *([ProgressBar()] if progress_bar else []),
+        LastCheckpoint(output / CHECKPOINTS, training.save_every, on_preempted=requeue),
+        ModelCheckpoint(
+            output / CHECKPOINTS,
+            filename="step{step}-val{val/loss:.4f}",
+            auto_insert_metric_name=False,
+            monitor="val/loss",
+            save_top_k=training.keep_best,
+            save_on_train_epoch_end=False,
+        ),
+        *(instantiate(extra) for extra in training.callbacks.values()),
+    ]
+
+
+def build_loggers(loggers: DictConfig, resume_step: int | None) -> list[Logger]:
+    """Loggers of the run; TensorBoard forgets what a killed run logged after the checkpoint it resumes from."""
+    built = []
+    for logger in loggers.values():
+        keywords = {"resume_step": resume_step} if logger._target_.endswith(TensorBoard.__name__) else {}
+        built.append(instantiate(logger, **keywords))
+    return built

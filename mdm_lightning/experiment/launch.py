@@ -1,0 +1,163 @@
+"""Starting one process per device on this machine.
+
+Lightning's own launcher replays the command line, sweep flags and all, on every rank. Here the ranks are started with
+explicit overrides and an explicit output folder, in the environment that torchrun would give them. (torchrun's own
+launcher kills ranks 30 seconds into saving a checkpoint, dies of SIGUSR1, and forgets their exit status on SIGTERM.)
+Under torchrun, srun or submitit nothing is launched.
+"""
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from omegaconf import DictConfig, ListConfig
+
+from mdm_lightning.errors import UserError
+from mdm_lightning.experiment.command import ERROR_FILE, RanksFailed
+from mdm_lightning.training.checkpointing import PREEMPTED, LastCheckpoint
+
+SECONDS_TO_STOP = 15  # for the other ranks, once one has failed
+
+# How a collective fails on the ranks that did nothing wrong.
+BROKEN_CONNECTION = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+
+
+def local_ranks(trainer: DictConfig) -> int:
+    """Processes that a trainer config asks for on this machine.
+
+    Raises:
+        UserError: it asks for devices that do not exist.
+    """
+    gpus = torch.cuda.device_count()
+    on_gpu = trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and gpus > 0)
+    available = gpus if on_gpu else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    kind = "GPU" if on_gpu else "CPU core"
+    devices = trainer.devices
+    if devices in ("auto", -1, "-1"):
+        wanted = max(1, gpus) if on_gpu else 1
+    elif isinstance(devices, int):
+        wanted = devices
+    elif isinstance(devices, ListConfig):
+        wanted = len(devices)
+    else:
+        raise UserError(f"trainer.devices={devices} should be a number of devices, a list of them, or auto")
+    if wanted < 1 or wanted > (available or 0):
+        raise UserError(
+            f"trainer.devices={devices} on trainer.accelerator={trainer.accelerator}: this machine has {available} "
+            f"{kind}{'' if available == 1 else 's'}"
+        )
+    return wanted
+
+
+def world_size(trainer: DictConfig, ranks: int) -> int:
+    """Processes over all machines: as started already, or as this machine is about to start them."""
+    started = os.environ.get("WORLD_SIZE") or (os.environ["SLURM_NTASKS"] if SLURMEnvironment.detect() else None)
+    return int(started) if started else ranks * trainer.num_nodes
+
+
+def ranks_exist() -> bool:
+    """Whether torchrun, srun or this module has already started one process per device."""
+    return "RANK" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ or SLURMEnvironment.detect()
+
+
+def launch_ranks(ranks: int, overrides: Sequence[str], output: Path) -> None:
+    """Runs this command again, once per rank, and waits for all of them.
+
+    Signals are passed on to every rank, and the ranks decide what to do about them. When a rank fails, the others are
+    told to stop and, stuck in a collective as they may be, killed a little later.
+
+    Raises:
+        RanksFailed: with the message and exit status of the rank that brought the others down.
+    """
+    with tempfile.TemporaryDirectory(prefix="mdm-ranks-") as folder:
+        errors = [Path(folder) / str(rank) for rank in range(ranks)]
+        command = [sys.executable, sys.argv[0], *overrides, f"hydra.run.dir='{output}'"]
+        port = _free_port()
+        processes = [
+            subprocess.Popen(command, env=os.environ | _environment(rank, ranks, port) | {ERROR_FILE: str(errors[rank])})
+            for rank in range(ranks)
+        ]
+        statuses = _wait(processes)
+        if not any(statuses):
+            return
+        raise _verdict(statuses, [error.read_text() if error.exists() else None for error in errors])
+
+
+def _verdict(statuses: Sequence[int], messages: Sequence[str | None]) -> RanksFailed:
+    """What to tell the user of ranks that failed: the cause rather than its consequences.
+
+    A rank that dies takes the others with it: their collectives break, and then they are told to stop. So a rank that
+    the system killed comes first, then one that failed for a reason of its own, then broken connections.
+    """
+    for rank, (status, message) in enumerate(zip(statuses, messages, strict=True)):
+        if status in (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS) and message is None:
+            return RanksFailed(f"error: rank {rank} was killed by {signal.Signals(-status).name}", 1)
+    failed = [
+        (status, message or f"error: rank {rank} exited with {status}")
+        for rank, (status, message) in enumerate(zip(statuses, messages, strict=True))
+        if status
+    ]
+    own_reason = [failure for failure in failed if not any(word in failure[1] for word in BROKEN_CONNECTION)]
+    status, message = (own_reason or failed)[0]
+    return RanksFailed(message, status if status > 0 else 1)
+
+
+def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What torchrun would set on one machine."""
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "mdm-lightning",
+        "OMP_NUM_THREADS": threads,
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait(processes: Sequence[subprocess.Popen]) -> list[int]:
+    """Waits for all ranks while passing signals on; once one has failed, the others are given a little time to end.
+
+    Returns each rank's exit status; 0 also for those that had to be ended here, which are nobody's fault.
+    """
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    handlers = {number: signal.signal(number, pass_on) for number in LastCheckpoint.SIGNALS}
+    deadline = math.inf
+    ended_here: set[int] = set()
+    try:
+        while any(process.poll() is None for process in processes):
+            if deadline == math.inf and any(process.returncode not in (None, 0, PREEMPTED) for process in processes):
+                pass_on(signal.SIGTERM, None)
+                deadline = time.monotonic() + SECONDS_TO_STOP
+            if time.monotonic() > deadline:
+                ended_here |= {rank for rank, process in enumerate(processes) if process.poll() is None}
+                pass_on(signal.SIGKILL, None)
+            time.sleep(0.05)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return [0 if rank in ended_here else process.returncode for rank, process in enumerate(processes)]

@@ -1,0 +1,161 @@
+"""Run folders and the checkpoints in them: finding, describing, and refusing what does not fit."""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from mdm_lightning.data.tokenizer import Tokenizer
+from mdm_lightning.errors import UserError
+
+RUNS = Path("outputs")
+CHECKPOINTS = "checkpoints"
+LAST = "last.ckpt"
+TOKENIZER = "tokenizer"
+CONFIG = "config.yaml"
+
+# Keys of the model's configuration that change neither its parameters nor what it computes.
+INCIDENTAL = {"activation_checkpointing"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a checkpoint knows of the run that made it.
+
+    Attributes:
+        path: the checkpoint file.
+        step: optimizer steps taken.
+        config: the resolved configuration, plain containers.
+        tokenizer: fingerprint of the tokenizer.
+        data: fingerprint of the training data.
+    """
+
+    path: Path
+    step: int
+    config: dict[str, Any]
+    tokenizer: str
+    data: str
+
+    @property
+    def folder(self) -> Path:
+        """The run folder, if the checkpoint still lies in one."""
+        return self.path.parent.parent if self.path.parent.name == CHECKPOINTS else self.path.parent
+
+
+def find_checkpoint(ckpt: str, runs: Path) -> Path:
+    """The checkpoint file that ``ckpt=`` names: ``last`` (the newest run), a run folder, or a file.
+
+    Raises:
+        UserError: there is none.
+    """
+    if ckpt == "last":
+        found = [*runs.glob(f"*/{CHECKPOINTS}/{LAST}"), *runs.glob(f"*/*/{CHECKPOINTS}/{LAST}")]
+        if not found:
+            raise UserError(f"ckpt=last: no run in {runs} has a checkpoint yet; train one, or give ckpt=PATH")
+        return max(found, key=lambda path: path.stat().st_mtime)
+    path = Path(ckpt).expanduser()
+    if path.is_dir():
+        for candidate in (path / CHECKPOINTS / LAST, path / LAST):
+            if candidate.is_file():
+                return candidate
+        raise UserError(f"ckpt={ckpt} has no {CHECKPOINTS}/{LAST}: give a run folder or a .ckpt file")
+    if not path.is_file():
+        raise UserError(f"ckpt={ckpt} does not exist: give a run folder, a .ckpt file, or `last`")
+    return path
+
+
+def continued_run(ckpt: str | None, output: Path) -> Run | None:
+    """The run that ``ckpt=`` says to go on with; with ``auto``, the one in the output folder if it has begun.
+
+    Raises:
+        UserError: there is no such checkpoint, or it cannot be read.
+    """
+    if ckpt is None:
+        return None
+    if ckpt == "auto":
+        path = output / CHECKPOINTS / LAST
+        return describe(path) if path.is_file() else None
+    return describe(find_checkpoint(ckpt, RUNS))
+
+
+def continue_in_place(arguments: list[str]) -> list[str]:
+    """Command-line arguments, extended so that ``ckpt=last`` or a run's last checkpoint goes on in its own folder.
+
+    Hydra must know the output folder before it reads the configuration. Another checkpoint than the last (the best,
+    say) starts a new folder: what came after it is not overwritten.
+    """
+    values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    ckpt = values.get("ckpt", "").strip("'\"")
+    multirun = {"-m", "--multirun"} & set(arguments)
+    if ckpt in ("", "null", "auto") or "run_dir" in values or "hydra.run.dir" in values or multirun:
+        return arguments
+    path = find_checkpoint(ckpt, RUNS).resolve()
+    rest = [argument for argument in arguments if not argument.startswith("ckpt=")]
+    place = [f"run_dir='{path.parent.parent}'"] if path.name == LAST and path.parent.name == CHECKPOINTS else []
+    return [*rest, f"ckpt='{path}'", *place]
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint, read without executing anything it contains.
+
+    Raises:
+        UserError: it cannot be read, or is not one of ours.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, OSError) as error:
+        raise UserError(f"{path} is not a readable checkpoint ({' '.join(str(error).split())[:120]})") from error
+    if not isinstance(checkpoint, dict) or "mdm_lightning" not in checkpoint or "state_dict" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of mdm-lightning: it says nothing of its configuration")
+    return checkpoint
+
+
+def describe(path: Path) -> Run:
+    """What the checkpoint at ``path`` knows of its run.
+
+    Raises:
+        UserError: it cannot be read, or is not one of ours.
+    """
+    checkpoint = load_checkpoint(path)
+    known = checkpoint["mdm_lightning"]
+    return Run(path.resolve(), checkpoint["global_step"], known["config"], known["tokenizer"], known["data"])
+
+
+def metadata(config: Mapping[str, Any], tokenizer: Tokenizer, data: str) -> dict[str, Any]:
+    """What every checkpoint of a run carries: enough to use it without its run folder."""
+    return {
+        "config": dict(config),
+        "tokenizer": tokenizer.fingerprint,
+        "tokenizer_state": tokenizer.state(),
+        "data": data,
+    }
+
+
+def refuse_misfits(run: Run, model: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Refuses to load weights into another architecture or to feed them another tokenizer's ids.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    theirs = run.config["model"]
+    keys = (theirs.keys() | model.keys()) - INCIDENTAL
+    missing = object()
+    differ = sorted(key for key in keys if theirs.get(key, missing) != model.get(key, missing))
+    if differ:
+        listed = ", ".join(f"model.{key} is {theirs.get(key)} there, {model.get(key)} here" for key in differ)
+        raise UserError(f"{run.path} is of another architecture: {listed}")
+    if run.tokenizer != tokenizer.fingerprint:
+        raise UserError(
+            f"{run.path} was trained with another tokenizer ({run.tokenizer}, here {tokenizer.fingerprint}): "
+            "use the tokenizer= and data= of that run"
+        )
+
+
+def save_run(folder: Path, config: DictConfig, tokenizer: Tokenizer) -> None:
+    """Makes the run folder self-contained: the resolved configuration and the tokenizer."""
+    (folder / CONFIG).write_text(OmegaConf.to_yaml(config, resolve=True))
+    tokenizer.save(folder / TOKENIZER)

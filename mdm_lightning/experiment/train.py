@@ -1,0 +1,170 @@
+"""`python train.py`: from a composed configuration to a trained model and a closing report."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from mdm_lightning.data.source import PreparedData
+from mdm_lightning.errors import UserError
+from mdm_lightning.experiment.callbacks import build_callbacks, build_loggers
+from mdm_lightning.experiment.launch import launch_ranks, local_ranks, ranks_exist, world_size
+from mdm_lightning.experiment.report import TrainingReport, corpus_entropies
+from mdm_lightning.experiment.runs import Run, continued_run, metadata, refuse_misfits, save_run
+from mdm_lightning.training.checkpointing import AtomicCheckpointIO
+from mdm_lightning.training.dashboards import GeneratedText, boards
+from mdm_lightning.training.datamodule import MaskedDataModule, accumulation
+from mdm_lightning.training.module import MaskedDiffusion
+from mdm_lightning.training.scalars import ScalarLog
+from mdm_lightning.training.throughput import Throughput
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DictConfig) -> float | None:
+    """Trains, and returns the final validation NELBO in nats per token (None in a process that launched the ranks).
+
+    Raises:
+        UserError: something in the configuration, the data or the checkpoint does not fit.
+        Preempted: stopped by a signal; the state is saved.
+    """
+    hydra = HydraConfig.get()
+    output = Path(hydra.runtime.output_dir).resolve()
+    ranks = local_ranks(config.trainer)
+    world = world_size(config.trainer, ranks)
+    accumulate = accumulation(config.training.global_batch_size, config.training.batch_size, world)
+    resumed = continued_run(config.ckpt, output)
+    if resumed is not None and resumed.step >= config.trainer.max_steps:
+        raise UserError(
+            f"{resumed.path} has already taken its {resumed.step} steps: raise trainer.max_steps to train on"
+        )
+    if ranks > 1 and not ranks_exist():
+        launch_ranks(ranks, list(hydra.overrides.task), output)
+        return None
+    _quieten()
+    lightning.seed_everything(config.seed, verbose=False)
+    data = instantiate(config.data).prepare(instantiate(config.tokenizer), Path(config.cache_dir))
+    module = _build_module(config, data, resumed)
+    report = TrainingReport(output, data)
+    trainer: Trainer = instantiate(
+        config.trainer,
+        accumulate_grad_batches=accumulate,
+        val_check_interval=config.training.validate_every * accumulate,
+        callbacks=build_callbacks(
+            config.training, config.schedule, config.sampler, data, output,
+            seed=config.seed, progress_bar=config.trainer.enable_progress_bar,
+        ),
+        logger=build_loggers(config.logger, resumed and resumed.step),
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(output),
+    )
+    if trainer.world_size != world:
+        raise UserError(
+            f"trainer.devices and trainer.num_nodes make {trainer.world_size} processes, but {world} were started"
+        )
+    if trainer.is_global_zero:
+        save_run(output, config, data.tokenizer)
+        _announce(module, data, config, accumulate, world)
+    trainer.fit(module, _build_datamodule(config, data), ckpt_path=resumed and str(resumed.path), weights_only=True)
+    return _conclude(trainer, config, report)
+
+
+def _build_module(config: DictConfig, data: PreparedData, resumed: Run | None) -> MaskedDiffusion:
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
+    if resumed is not None:
+        refuse_misfits(resumed, plain["model"], data.tokenizer)
+        log.info("resuming from %s at step %d", resumed.path, resumed.step)
+        if resumed.data != data.fingerprint:
+            log.warning("the data differ from those of %s: training goes on, in another order", resumed.path)
+    denoiser = instantiate(config.model, vocab_size=data.tokenizer.vocab_size)
+    if data.length > denoiser.length:
+        raise UserError(
+            f"data.length={data.length} is beyond the model's length {denoiser.length}: "
+            f"set model.length={data.length} or a smaller data.length"
+        )
+    return MaskedDiffusion(
+        denoiser,
+        instantiate(config.optimizer),
+        instantiate(config.lr_schedule),
+        compile=config.training.compile,
+        metadata=metadata(plain, data.tokenizer, data.fingerprint),
+    )
+
+
+def _build_datamodule(config: DictConfig, data: PreparedData) -> MaskedDataModule:
+    return MaskedDataModule(
+        data,
+        instantiate(config.training.masking),
+        instantiate(config.training.validation_masking),
+        batch_size=config.training.batch_size,
+        global_batch_size=config.training.global_batch_size,
+        validation_sequences=config.training.validation_sequences,
+        workers=config.training.workers,
+        seed=config.seed,
+    )
+
+
+def _conclude(trainer: Trainer, config: DictConfig, report: TrainingReport) -> float:
+    """Writes and prints the report, on the first process; returns the final validation NELBO."""
+    callbacks = {type(callback): callback for callback in trainer.callbacks}
+    scalars, speed, text = callbacks[ScalarLog], callbacks[Throughput], callbacks[GeneratedText]
+    assert isinstance(scalars, ScalarLog) and isinstance(speed, Throughput) and isinstance(text, GeneratedText)
+    final = scalars.latest_validation
+    if trainer.is_global_zero:
+        values = final | corpus_entropies(report.data)
+        step = trainer.global_step
+        report.write(values, step)
+        for board in boards(trainer):
+            board.log_final(_hparams(config), final, step)
+        tokens = step * config.training.global_batch_size * report.data.length
+        print(report.text(values, step, tokens, median(speed.tokens_per_second or [0.0]), text.latest), flush=True)
+    return final["val/loss"]
+
+
+def _hparams(config: DictConfig) -> dict[str, Any]:
+    """The settings that runs are compared by."""
+    names = (
+        "data.name", "model.hidden_size", "model.depth", "model.heads", "optimizer.lr", "lr_schedule.warmup_steps",
+        "training.global_batch_size", "training.schedule._target_", "training.masking._target_", "training.ema",
+        "trainer.max_steps", "trainer.precision", "seed",
+    )  # fmt: skip
+    values = {name: OmegaConf.select(config, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _announce(module: MaskedDiffusion, data: PreparedData, config: DictConfig, accumulate: int, world: int) -> None:
+    parameters = sum(p.numel() for p in module.denoiser.parameters())
+    log.info(
+        "%s: %s training and %s validation sequences of %d tokens, vocabulary %s",
+        data.name, f"{len(data.train):,}", f"{len(data.validation):,}", data.length, f"{data.tokenizer.vocab_size:,}",
+    )  # fmt: skip
+    log.info(
+        "%s: %.2fM parameters; %d sequences per step = %d per device x %d processes x %d accumulated",
+        type(module.denoiser).__name__, parameters / 1e6, config.training.global_batch_size,
+        config.training.batch_size, world, accumulate,
+    )  # fmt: skip
+
+
+def _quieten() -> None:
+    """Leaves what a user can act on: Lightning's advice about its own defaults does not apply here."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*is not resumable.*",
+        ".*exists and is not empty.*",
+        ".*sync_dist=True.*",
+        ".*smaller than the logging interval.*",
+        ".*LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    if int(os.environ.get("RANK", "0")) > 0:
+        logging.getLogger().setLevel(logging.ERROR)

@@ -1,0 +1,1 @@
+"""Floor 2: generating text by unmasking, along any mask schedule, in any step budget."""

@@ -1,0 +1,81 @@
+"""The canvas: a batch of partly masked sequences while it is being filled."""
+
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import Tensor
+
+from mdm_lightning.sampling.blocks import NO_BLOCK
+
+
+class Canvas:
+    """The mutable state of one sampling run, on the denoiser's device.
+
+    Positions are addressed by flat indices: into the whole canvas, or into a selection of its sequences.
+
+    Args:
+        tokens: token ids, ``mask_id`` where not known yet.
+        generated: positions to be filled; everything else stays as it is.
+        block: block of each generated position, as Blocks.index numbers them.
+        padding: positions that are not part of the sequences, if any.
+        mask_id: id of MASK.
+    """
+
+    def __init__(
+        self,
+        tokens: Int64[Tensor, "b l"],
+        generated: Bool[Tensor, "b l"],
+        block: Int64[Tensor, "b l"],
+        padding: Bool[Tensor, "b l"] | None,
+        mask_id: int,
+    ) -> None:
+        self.tokens = tokens.clone()
+        self.generated = generated
+        self.block = block
+        self.padding = padding
+        self.mask_id = mask_id
+        self.revealed_at = torch.full_like(tokens, -1)
+
+    def unfinished(self) -> Int64[Tensor, " a"]:
+        """Sequences with masked positions. Waits for the device."""
+        return self._masked().any(1).nonzero().squeeze(1)
+
+    def _masked(self) -> Bool[Tensor, "b l"]:
+        return (self.tokens == self.mask_id) & self.generated
+
+    def current_block(self, sequences: Int64[Tensor, " a"]) -> Int64[Tensor, " a"]:
+        """First block of each sequence that has masked positions; NO_BLOCK when finished."""
+        return self.block[sequences].masked_fill(~self._masked()[sequences], NO_BLOCK).amin(1)
+
+    def candidates(self, sequences: Int64[Tensor, " a"]) -> Int64[Tensor, " m"]:
+        """Masked positions in the current block of each given sequence, as flat indices into those sequences.
+
+        Waits for the device, which alone knows how many there are.
+        """
+        in_block = self.block[sequences] == self.current_block(sequences)[:, None]
+        return (in_block & self._masked()[sequences]).flatten().nonzero().squeeze(1)
+
+    def masked_fraction(self, sequences: Int64[Tensor, " a"]) -> Float64[Tensor, " a"]:
+        """Fraction of each sequence's generated positions that are masked."""
+        return self._masked()[sequences].sum(1).double() / self.generated[sequences].sum(1)
+
+    def prompt(self, sequences: Int64[Tensor, " a"]) -> Bool[Tensor, "a l"]:
+        """Positions that were given."""
+        given = ~self.generated[sequences]
+        return given if self.padding is None else given & ~self.padding[sequences]
+
+    def kept_fraction(self, tokens: Int64[Tensor, "a l"], padding: Bool[Tensor, "a l"] | None) -> Float32[Tensor, " a"]:
+        """Fraction of unmasked positions in sequences: what a time-conditioned denoiser takes for alpha."""
+        kept = tokens != self.mask_id
+        if padding is None:
+            return kept.float().mean(1)
+        return (kept & ~padding).sum(1) / (~padding).sum(1).clamp(min=1)
+
+    def reveal(self, rows: Int64[Tensor, " m"], tokens: Int64[Tensor, " m"], step: int) -> None:
+        """Writes tokens at flat indices of the canvas, where MASK leaves a position as it is."""
+        self.tokens.view(-1)[rows] = tokens
+        at = self.revealed_at.view(-1)
+        at[rows] = torch.where(tokens == self.mask_id, at[rows], step)
+
+    def remask(self, rows: Int64[Tensor, " m"]) -> None:
+        """Masks the positions at flat indices of the canvas again."""
+        self.tokens.view(-1)[rows] = self.mask_id

@@ -1,0 +1,231 @@
+"""How many positions to reveal at each step.
+
+A planned count knows before anything is generated; an adaptive count asks the denoiser's predictions.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from mdm_lightning.diffusion.schedule import MaskSchedule
+from mdm_lightning.sampling.evidence import Candidates, confidence, entropy
+from mdm_lightning.sampling.noise import SequenceNoise
+from mdm_lightning.sampling.plan import RevealPlan
+
+
+class PlannedCount(ABC):
+    """A count that does not depend on the denoiser's predictions."""
+
+    remasks: ClassVar[bool] = False
+    """Whether revealed positions may be masked again."""
+
+    @abstractmethod
+    def plan(
+        self,
+        schedule: MaskSchedule,
+        steps: Int64[Tensor, " b"],
+        generated: Bool[Tensor, "b l"],
+        noise: SequenceNoise,
+    ) -> RevealPlan:
+        """When each generated position is revealed if the order is random.
+
+        The positions are exchangeable: another order takes only the number at each step from the plan.
+
+        Args:
+            schedule: mask schedule, run through once from t = 0 to t = 1 on a uniform grid.
+            steps: number of steps of each sequence.
+            generated: positions to be revealed.
+            noise: reveal times u_i of the positions.
+        """
+
+
+class AdaptiveCount(ABC):
+    """A count that depends on the predictions at the masked positions. It reveals at least one position per pass, and
+    takes as many passes as it needs; a step budget is an upper bound, whose last step reveals all that is left."""
+
+    reads_tokens: ClassVar[bool] = False
+    """Whether the evidence depends on the tokens that were drawn, not only on their distributions."""
+
+    @abstractmethod
+    def evidence(self, candidates: Candidates) -> Float64[Tensor, " m"]:
+        """The number per masked position that the count depends on."""
+
+    @abstractmethod
+    def count(self, evidence: Float64[Tensor, "a l"], valid: Bool[Tensor, "a l"]) -> Int64[Tensor, " a"]:
+        """How many to reveal, at least one, given the evidence in the order in which positions would be revealed.
+
+        Args:
+            evidence: evidence of each sequence's masked positions, first to be revealed first.
+            valid: True where there is such a position; a prefix of each row.
+        """
+
+
+RevealCount = PlannedCount | AdaptiveCount
+
+
+def alpha_grid(schedule: MaskSchedule, steps: Int64[Tensor, " b"]) -> Float64[Tensor, "b k"]:
+    """alpha_t at t = 0, 1/K, ..., 1 for each sequence's number of steps K, exactly 0 and 1 at the ends.
+
+    Rows have the length of the longest, and stay at 1 after their own end.
+    """
+    distinct, row = steps.clamp(min=1).unique(return_inverse=True)
+    t = (torch.arange(int(distinct[-1]) + 1) / distinct[:, None].double()).clamp(max=1)
+    alpha = schedule.alpha_t(t).clamp(0, 1)
+    return torch.where(t == 0, 0.0, torch.where(t == 1, 1.0, alpha))[row]
+
+
+def _plan_in_random_order(
+    quota: Int64[Tensor, "b k"],
+    steps: Int64[Tensor, " b"],
+    generated: Bool[Tensor, "b l"],
+    noise: SequenceNoise,
+) -> RevealPlan:
+    """Reveals ``quota`` positions at each step, in the order of their reveal times."""
+    times = noise.reveal_times(generated.shape[1]).masked_fill(~generated, math.inf)
+    rank = times.argsort(dim=1, stable=True).argsort(dim=1)
+    return RevealPlan.once(torch.searchsorted(quota.cumsum(1), rank, right=True), generated, steps)
+
+
+@dataclass(frozen=True)
+class Binomial(PlannedCount):
+    """The independent reverse step: from s to t each masked position is revealed with probability
+    (alpha_t - alpha_s) / (1 - alpha_s) (MDLM, Sahoo et al., 2024).
+
+    Position i is revealed at the first grid point with alpha_t > u_i, which is the same law with all the randomness
+    drawn up front. Together with the order Random it is MDLM's ancestral sampler.
+    """
+
+    def plan(
+        self,
+        schedule: MaskSchedule,
+        steps: Int64[Tensor, " b"],
+        generated: Bool[Tensor, "b l"],
+        noise: SequenceNoise,
+    ) -> RevealPlan:
+        alpha = alpha_grid(schedule, steps)
+        grid_point = torch.searchsorted(alpha, noise.reveal_times(generated.shape[1]), right=True)
+        return RevealPlan.once(grid_point - 1, generated, steps)
+
+
+@dataclass(frozen=True)
+class Expected(PlannedCount):
+    """Cumulative rounding: round(n alpha_t) of the n masked positions are revealed by time t.
+
+    The count that the energy-minimising schedules are meant for (Chen et al., 2025). Some schedules reveal nothing at
+    some steps; such a step costs no forward pass.
+    """
+
+    def plan(
+        self,
+        schedule: MaskSchedule,
+        steps: Int64[Tensor, " b"],
+        generated: Bool[Tensor, "b l"],
+        noise: SequenceNoise,
+    ) -> RevealPlan:
+        revealed = (generated.sum(1, keepdim=True) * alpha_grid(schedule, steps)).round().long()
+        return _plan_in_random_order(revealed.diff(dim=1), steps, generated, noise)
+
+
+@dataclass(frozen=True)
+class LargestRemainder(PlannedCount):
+    """Each step reveals its share n (alpha_t - alpha_s), rounded by the method of largest remainders, earlier first.
+
+    With the linear schedule all shares are equal: n // steps per step, and one more in each of the first n % steps
+    steps, which is LLaDA's rule (Nie et al., 2025). Expected spreads the remainder over the steps instead.
+    """
+
+    def plan(
+        self,
+        schedule: MaskSchedule,
+        steps: Int64[Tensor, " b"],
+        generated: Bool[Tensor, "b l"],
+        noise: SequenceNoise,
+    ) -> RevealPlan:
+        n = generated.sum(1, keepdim=True)
+        # In units of 1e-9 positions: shares that are equal but for rounding must tie.
+        share = (n * alpha_grid(schedule, steps).diff(dim=1) * 1e9).round().long()
+        quota = torch.div(share, 10**9, rounding_mode="floor")
+        by_remainder = (share - quota * 10**9).argsort(dim=1, descending=True, stable=True)
+        quota += (by_remainder.argsort(dim=1) < n - quota.sum(1, keepdim=True)).long()
+        return _plan_in_random_order(quota, steps, generated, noise)
+
+
+@dataclass(frozen=True)
+class FirstHitting(PlannedCount):
+    """Exactly one position per forward pass: the limit of infinitely many steps (Zheng et al., 2024).
+
+    Neither the schedule nor the step budget matters; the forward passes are as many as the masked positions. With the
+    order Random, the order is that of Binomial under every schedule.
+    """
+
+    def plan(
+        self,
+        schedule: MaskSchedule,
+        steps: Int64[Tensor, " b"],
+        generated: Bool[Tensor, "b l"],
+        noise: SequenceNoise,
+    ) -> RevealPlan:
+        n = generated.sum(1)
+        return _plan_in_random_order(torch.ones(len(n), int(n.max()), dtype=torch.int64), n, generated, noise)
+
+
+@dataclass(frozen=True)
+class EntropyBounded(AdaptiveCount):
+    """As many positions as the error of revealing them independently allows (EB-sampler, Ben-Hamu et al., 2025).
+
+    The longest prefix of the order whose entropies sum to at most ``gamma`` more than the largest of them: that sum
+    bounds the mutual information that is lost.
+
+    Args:
+        gamma: the bound, in nats; 0 reveals one position per pass, apart from those that are certain.
+
+    Raises:
+        ValueError: the bound is negative.
+    """
+
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.gamma >= 0:
+            raise ValueError(f"EntropyBounded: gamma must not be negative, got {self.gamma}")
+
+    def evidence(self, candidates: Candidates) -> Float64[Tensor, " m"]:
+        return entropy(candidates.logits)
+
+    def count(self, evidence: Float64[Tensor, "a l"], valid: Bool[Tensor, "a l"]) -> Int64[Tensor, " a"]:
+        evidence = evidence.masked_fill(~valid, 0)
+        # Maximum and sum grow along the row, and their difference with them, so the bound holds on a prefix.
+        loss = evidence.cumsum(1) - evidence.cummax(1).values
+        return ((loss <= self.gamma) & valid).sum(1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class ConfidenceThreshold(AdaptiveCount):
+    """All positions predicted with at least the given probability (Fast-dLLM, Wu et al., 2025), and at least one.
+
+    With an order other than Confidence: the longest prefix of the order in which all are.
+
+    Args:
+        threshold: probability of the drawn token from which on it is revealed.
+
+    Raises:
+        ValueError: the threshold is no probability.
+    """
+
+    reads_tokens: ClassVar[bool] = True
+    threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"ConfidenceThreshold: threshold must be in [0, 1], got {self.threshold}")
+
+    def evidence(self, candidates: Candidates) -> Float64[Tensor, " m"]:
+        return confidence(candidates.logits, candidates.tokens)
+
+    def count(self, evidence: Float64[Tensor, "a l"], valid: Bool[Tensor, "a l"]) -> Int64[Tensor, " a"]:
+        return ((evidence >= self.threshold) & valid).long().cumprod(1).sum(1).clamp(min=1)

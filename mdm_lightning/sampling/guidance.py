@@ -1,0 +1,44 @@
+"""Classifier-free guidance: predictions pushed away from those without the prompt."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Logits un + (scale + 1) (cond - un), where un is predicted with the prompt masked (Nie et al., 2024; LLaDA).
+
+    Args:
+        scale: 0 for no guidance; otherwise every step evaluates the network twice.
+
+    Raises:
+        ValueError: the scale is not finite.
+    """
+
+    scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise ValueError(f"Guidance: scale must be finite, got {self.scale}")
+
+    @property
+    def passes(self) -> int:
+        """Network evaluations per step."""
+        return 1 if self.scale == 0 else 2
+
+    def contexts(self, tokens: Int64[Tensor, "a l"], prompt: Bool[Tensor, "a l"], mask_id: int) -> Int64[Tensor, "c l"]:
+        """What the denoiser sees: the sequences, followed by the sequences without their prompts."""
+        if self.passes == 1:
+            return tokens
+        return torch.cat([tokens, tokens.masked_fill(prompt, mask_id)])
+
+    def combine(self, logits: Float[Tensor, "g m d"]) -> Float[Tensor, "m d"]:
+        """Guided logits, in float64, from those of the contexts; without guidance, the logits as they are."""
+        if self.passes == 1:
+            return logits[0]
+        conditional, unconditional = logits.double()
+        return unconditional + (self.scale + 1) * (conditional - unconditional)

@@ -1,0 +1,185 @@
+"""The sampler: one loop for every schedule, count, order and canvas."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.diffusion.schedule import MaskSchedule
+from mdm_lightning.sampling.agenda import Adaptive, Agenda, PlannedCounts, PlannedPositions, Work
+from mdm_lightning.sampling.blocks import Blocks, Part
+from mdm_lightning.sampling.canvas import Canvas
+from mdm_lightning.sampling.count import AdaptiveCount, PlannedCount, RevealCount
+from mdm_lightning.sampling.guidance import Guidance
+from mdm_lightning.sampling.noise import SequenceNoise
+from mdm_lightning.sampling.order import Random, RevealOrder, StaticOrder
+from mdm_lightning.sampling.plan import RevealPlan
+from mdm_lightning.sampling.tokens import TokenSampler
+
+LOGITS_AT_ONCE = 2**24  # 128 MiB in float64, of which a draw needs about four times that
+
+
+class Samples(NamedTuple):
+    """A completed canvas, and what it cost."""
+
+    tokens: Int64[Tensor, "b l"]
+    nfe: int
+    """Network evaluations that were run for the batch. A guided step counts two."""
+    sequence_nfe: Int64[Tensor, " b"]
+    """Network evaluations that each sequence took part in."""
+    revealed_at: Int64[Tensor, "b l"]
+    """Step, from 0, at which each position was (last) revealed; -1 for what was given."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Completes partly masked sequences.
+
+    Unconditional generation, prompts, infilling and blocks are the same loop over different canvases. Each step reveals
+    some positions given all that was revealed before; a step that reveals none costs no forward pass, and only the
+    sequences that reveal some enter the denoiser.
+
+    Args:
+        schedule: mask schedule that distributes the positions over the steps.
+        count: how many positions to reveal at each step.
+        order: which of them.
+        tokens: how their tokens are drawn.
+        blocks: how the canvas is cut for semi-autoregressive generation.
+        guidance: classifier-free guidance.
+        steps: step budget of calls that name none.
+
+    Raises:
+        ValueError: the parts do not fit together.
+    """
+
+    schedule: MaskSchedule
+    count: RevealCount
+    order: RevealOrder
+    tokens: TokenSampler = field(default_factory=TokenSampler)
+    blocks: Blocks = field(default_factory=Blocks)
+    guidance: Guidance = field(default_factory=Guidance)
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
+        if isinstance(self.count, PlannedCount) and self.count.remasks and not isinstance(self.order, Random):
+            raise ValueError(
+                f"Sampler: {type(self.count).__name__} masks positions at random and works with the order Random only, "
+                f"got {type(self.order).__name__}"
+            )
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        canvas: Int64[Tensor, "b l"],
+        noise: SequenceNoise,
+        *,
+        steps: int | None = None,
+        padding: Bool[Tensor, "b l"] | None = None,
+        on_step: Callable[[int, Int64[Tensor, "b l"]], None] | None = None,
+    ) -> Samples:
+        """Fills the masked positions of ``canvas``.
+
+        Args:
+            denoiser: network in evaluation mode, on the canvas' device.
+            canvas: token ids, ``denoiser.mask_id`` where to be generated; everything else is kept.
+            noise: randomness of the b sequences.
+            steps: step budget; by default the sampler's own, and without one a step per masked position. An upper
+                bound for adaptive counts; without meaning for FirstHitting.
+            padding: True at positions that are not part of a sequence. They are left as they are.
+            on_step: called after each step that changed anything, with its number and the tokens so far. The tensor is
+                the one being filled: clone it to keep it.
+
+        Raises:
+            ValueError: the arguments do not fit each other or the denoiser.
+        """
+        steps = self.steps if steps is None else steps
+        self._check(denoiser, canvas, noise, padding)
+        _check_steps(steps)
+        with torch.inference_mode():
+            tokens, nfe, sequence_nfe, revealed_at = self._fill(denoiser, canvas, noise, steps, padding, on_step)
+        # Cloned outside inference mode, so that the caller may use them in training.
+        return Samples(tokens.clone(), nfe, sequence_nfe.clone(), revealed_at.clone())
+
+    def _check(self, denoiser: Denoiser, canvas: Tensor, noise: SequenceNoise, padding: Tensor | None) -> None:
+        if canvas.ndim != 2 or canvas.dtype != torch.int64:
+            raise ValueError(f"Sampler: canvas must be int64 of shape (b, l), got {canvas.dtype} {tuple(canvas.shape)}")
+        if padding is not None and (padding.shape != canvas.shape or padding.dtype != torch.bool):
+            raise ValueError(f"Sampler: padding must be bool of the canvas' shape {tuple(canvas.shape)}")
+        if len(noise) != len(canvas):
+            raise ValueError(f"Sampler: noise for {len(noise)} sequences, but the canvas has {len(canvas)}")
+        if canvas.numel() and not 0 <= int(canvas.min()) <= int(canvas.max()) <= denoiser.mask_id:
+            raise ValueError(f"Sampler: the canvas has token ids outside 0 ... {denoiser.mask_id} (MASK)")
+        self.tokens.check(denoiser.vocab_size)
+
+    def _fill(
+        self,
+        denoiser: Denoiser,
+        tokens: Int64[Tensor, "b l"],
+        noise: SequenceNoise,
+        steps: int | None,
+        padding: Bool[Tensor, "b l"] | None,
+        on_step: Callable[[int, Int64[Tensor, "b l"]], None] | None,
+    ) -> Samples:
+        generated = tokens == denoiser.mask_id
+        if padding is not None:
+            generated &= ~padding
+        canvas = Canvas(tokens, generated, self.blocks.index(generated), padding, denoiser.mask_id)
+        nfe, sequence_nfe = 0, torch.zeros_like(tokens[:, 0])
+        parts = self.blocks.parts(generated.cpu(), steps)
+        if not parts:  # nothing to generate
+            return Samples(canvas.tokens, nfe, sequence_nfe, canvas.revealed_at)
+        agenda = self._agenda(canvas, parts, noise)
+        for work in agenda.work():
+            if work.rows.numel():
+                drawn, observed = self._predict(denoiser, canvas, agenda, work)
+                chosen = agenda.choose(work, observed)
+                canvas.reveal(work.rows, torch.where(chosen, drawn, denoiser.mask_id), work.step)
+                nfe += self.guidance.passes
+                sequence_nfe[work.sequences] += self.guidance.passes
+            canvas.remask(work.remasked)
+            if on_step is not None:
+                on_step(work.step, canvas.tokens)
+        return Samples(canvas.tokens, nfe, sequence_nfe, canvas.revealed_at)
+
+    def _agenda(self, canvas: Canvas, parts: list[Part], noise: SequenceNoise) -> Agenda:
+        drawn_at_random = self.tokens.temperature > 0
+        if isinstance(self.count, AdaptiveCount):
+            deadlines = torch.stack([part.steps for part in parts], dim=1).cumsum(1)
+            redraw = drawn_at_random and (self.order.reads_tokens or self.count.reads_tokens)
+            return Adaptive(self.count, deadlines, canvas, self.order, noise, redraw)
+        plans = (self.count.plan(self.schedule, part.steps, part.generated, noise) for part in parts)
+        plan = reduce(RevealPlan.then, plans)
+        if isinstance(self.order, StaticOrder):
+            return PlannedPositions(self.order.arrange(plan), noise, canvas.tokens.device)
+        return PlannedCounts(plan, canvas, self.order, noise, drawn_at_random and self.order.reads_tokens)
+
+    def _predict(
+        self, denoiser: Denoiser, canvas: Canvas, agenda: Agenda, work: Work
+    ) -> tuple[Int64[Tensor, " m"], Float64[Tensor, "s m"]]:
+        """Draws a token for each of the step's rows, and observes what the agenda wants to know of them."""
+        passes = self.guidance.passes
+        prompt = canvas.prompt(work.sequences)
+        tokens = self.guidance.contexts(canvas.tokens[work.sequences], prompt, canvas.mask_id)
+        padding = None if canvas.padding is None else canvas.padding[work.sequences].repeat(passes, 1)
+        hidden = denoiser(tokens, canvas.kept_fraction(tokens, padding), padding)
+        hidden = hidden.reshape(passes, -1, hidden.shape[-1])[:, work.selected]
+        drawn, observed = [], []
+        rows = max(1, LOGITS_AT_ONCE // denoiser.vocab_size)
+        for start in range(0, len(work.rows), rows):
+            chunk = slice(start, start + rows)
+            logits = denoiser.head(hidden[:, chunk].flatten(0, 1)).unflatten(0, (passes, -1))
+            logits = self.tokens.suppress(self.guidance.combine(logits))
+            drawn.append(self.tokens.draw(logits, work.quantiles[chunk]))
+            observed.append(agenda.observe(work, chunk, logits, drawn[-1]))
+        return torch.cat(drawn), torch.cat(observed, dim=1)
+
+
+def _check_steps(steps: int | None) -> None:
+    if steps is not None and not (isinstance(steps, int) and steps >= 1):
+        raise ValueError(f"Sampler: steps must be a positive integer, got {steps}")

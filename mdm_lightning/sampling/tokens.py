@@ -1,0 +1,104 @@
+"""Drawing tokens: temperature, top-k, top-p, banned tokens, and the exact inverse-CDF draw in float64."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenSampler:
+    """Draws one token per row of logits as the inverse CDF of its distribution at a given quantile.
+
+    The filters apply in this order: banned tokens, temperature, top-k, top-p (of what top-k left, renormalised). Tokens
+    that tie with the last one kept are kept too, so the result never depends on how a sort breaks ties.
+
+    Args:
+        temperature: divides the logits; 0 takes the most probable token (the first of equals).
+        top_k: keep the k most probable tokens.
+        top_p: keep the smallest set of most probable tokens whose mass reaches p (nucleus sampling, Holtzman et al.,
+            2020).
+        banned: tokens that are never drawn, such as the end-of-text token to force a full-length answer.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    banned: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"TokenSampler: temperature must not be negative, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"TokenSampler: top_k must be at least 1, got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"TokenSampler: top_p must be in (0, 1], got {self.top_p}")
+        # A tuple, whatever sequence the configuration brings: the object stays hashable and comparable.
+        object.__setattr__(self, "banned", tuple(int(token) for token in self.banned))
+
+    def check(self, vocab_size: int) -> None:
+        """Raises:
+        ValueError: a banned token is outside the vocabulary of ``vocab_size`` tokens, or all are banned.
+        """
+        outside = [token for token in self.banned if not 0 <= token < vocab_size]
+        if outside:
+            raise ValueError(f"TokenSampler: banned token {outside[0]} is not in the vocabulary of {vocab_size} tokens")
+        if len(set(self.banned)) == vocab_size:
+            raise ValueError("TokenSampler: every token is banned")
+
+    def suppress(self, logits: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        """The logits with those of banned tokens at -inf."""
+        if not self.banned:
+            return logits
+        logits = logits.clone()
+        for token in self.banned:
+            logits[:, token] = -math.inf
+        return logits
+
+    def draw(self, logits: Float[Tensor, "m d"], quantiles: Float64[Tensor, " m"]) -> Int64[Tensor, " m"]:
+        """Tokens at ``quantiles`` in [0, 1) of the distributions given by ``logits`` (banned tokens at -inf)."""
+        if self.temperature == 0:
+            return logits.argmax(1)
+        if self.temperature != 1:
+            logits = logits.double() / self.temperature
+        return inverse_cdf(self._truncate(logits), quantiles)
+
+    def _truncate(self, logits: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        """Sets the logits outside top-k and top-p to -inf."""
+        top_p = 1.0 if self.top_p is None else self.top_p
+        if self.top_k is None and top_p == 1:
+            return logits
+        if self.top_k is None:
+            largest = logits.sort(dim=1, descending=True).values
+        else:
+            largest = logits.topk(min(self.top_k, logits.shape[1]), dim=1).values
+        least = largest[:, -1:]
+        if top_p < 1:
+            probability = largest.double().softmax(1)
+            kept = (probability.cumsum(1) - probability) < top_p
+            least = largest.gather(1, kept.sum(1, keepdim=True) - 1)
+        return logits.masked_fill(logits < least, -math.inf)
+
+
+def inverse_cdf(logits: Float[Tensor, "m d"], quantiles: Float64[Tensor, " m"]) -> Int64[Tensor, " m"]:
+    """The token of each row whose interval of the cumulative distribution contains the row's quantile in [0, 1).
+
+    One pass over the vocabulary, one number per row: no noise of the size of the vocabulary. In float64 whatever the
+    precision of the logits, because lower precision sharpens the distribution (Zheng et al., 2024). A token of
+    probability zero is never drawn.
+    """
+    peak, mode = logits.max(dim=1, keepdim=True)
+    cumulative = logits - peak.double()
+    # In place: at this size, fresh memory costs as much as the arithmetic.
+    cumulative.exp_().cumsum_(dim=1)
+    token = torch.searchsorted(cumulative, quantiles[:, None] * cumulative[:, -1:], right=True)
+    token = token.clamp_(max=logits.shape[1] - 1)
+    # A parallel cumulative sum is monotone only up to rounding; this keeps its last digit from choosing a token.
+    weight = (logits.gather(1, token) - peak.double()).exp()
+    return torch.where(weight > 0, token, mode).squeeze(1)

@@ -1,0 +1,1 @@
+"""Floor 4: the LightningModule, its data module and callbacks."""

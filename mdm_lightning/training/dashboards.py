@@ -1,0 +1,132 @@
+"""What TensorBoard shows beyond scalars: the layout, the profile and schedule figures, generated text, hparams."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+
+from mdm_lightning.data.source import PreparedData
+from mdm_lightning.diffusion.schedule import MaskSchedule
+from mdm_lightning.evaluation.figures import profile_figure, schedule_figure
+from mdm_lightning.sampling.noise import SequenceNoise
+from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.training.module import MaskedDiffusion
+
+LAYOUT = {
+    "Likelihood": {
+        "NELBO (nats per token)": ["Multiline", ["train/loss", "val/loss"]],
+        "Bits per byte": ["Multiline", ["train/bits_per_byte", "val/bits_per_byte"]],
+        "Perplexity (upper bound)": ["Multiline", ["train/perplexity", "val/perplexity"]],
+    },
+    "Loss profile: nats per masked token, by mask ratio": {
+        "Validation": ["Multiline", ["profile/mask_ratio_.*"]],
+        "Training": ["Multiline", ["profile_train/mask_ratio_.*"]],
+    },
+    "Optimisation": {
+        "Learning rate": ["Multiline", ["optimizer/learning_rate"]],
+        "Gradient norm": ["Multiline", ["optimizer/gradient_norm"]],
+    },
+    "Speed": {
+        "Tokens per second": ["Multiline", ["throughput/tokens_per_second"]],
+        "FLOPs utilisation (of measured matmul peak)": ["Multiline", ["throughput/flops_utilisation"]],
+        "Peak memory (GiB)": ["Multiline", ["throughput/memory_gib"]],
+    },
+}
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's TensorBoard logger writing straight into the run folder, with this project's dashboard layout.
+
+    Args:
+        folder: where the event files go.
+        resume_step: discard what a killed run logged after this optimizer step; it is logged again.
+    """
+
+    def __init__(self, folder: str, resume_step: int | None = None) -> None:
+        purge = {} if resume_step is None else {"purge_step": resume_step + 1}
+        super().__init__(folder, name="", version="", default_hp_metric=False, **purge)
+
+    def log_layout(self) -> None:
+        self.experiment.add_custom_scalars(LAYOUT)
+
+    def log_figure(self, tag: str, figure: Figure, step: int) -> None:
+        self.experiment.add_figure(tag, figure, step)
+
+    def log_text(self, tag: str, text: str, step: int) -> None:
+        self.experiment.add_text(tag, text, step)
+
+    def log_final(self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
+        """Fills the HPARAMS tab with one row for this run."""
+        values = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in hparams.items()}
+        # run_name "." keeps the row in this run; by default it would open another, named by the time.
+        self.experiment.add_hparams(values, dict(metrics), run_name=".", global_step=step)
+
+
+def boards(trainer: Trainer) -> list[TensorBoard]:
+    """TensorBoard loggers of the first process; none on the others."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoard)] if trainer.is_global_zero else []
+
+
+class Figures(Callback):
+    """The schedule's curves at the start, the loss profile at every validation."""
+
+    def __init__(self, schedules: Mapping[str, MaskSchedule]) -> None:
+        self.schedules = dict(schedules)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for board in boards(trainer):
+            board.log_layout()
+            if self.schedules:
+                board.log_figure("schedules", schedule_figure(self.schedules), trainer.global_step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MaskedDiffusion)
+        if trainer.sanity_checking:
+            return
+        metric = pl_module.val_profile
+        points = zip(metric.centres(), metric.compute().tolist(), strict=True)
+        alphas, nats = zip(*[(alpha, value) for alpha, value in points if not math.isnan(value)], strict=True)
+        for board in boards(trainer):
+            board.log_figure("profile", profile_figure(alphas, nats), trainer.global_step)
+
+
+class GeneratedText(Callback):
+    """Samples a few sequences at every validation, always from the same noise, with the averaged weights.
+
+    All processes sample the same sequences: a sharded model needs them all for a forward pass.
+
+    Args:
+        sampler: completes the canvases.
+        data: where prompts come from: the first validation sequences, masked wherever they may be.
+        sequences: how many; 0 for none.
+        seed: of the samples.
+    """
+
+    def __init__(self, sampler: Sampler, data: PreparedData, sequences: int = 2, seed: int = 0) -> None:
+        self.sampler = sampler
+        self.data = data
+        self.sequences = min(sequences, len(data.validation))
+        self.seed = seed
+        self.latest: list[str] = []
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MaskedDiffusion)
+        if self.sequences == 0 or trainer.sanity_checking:
+            return
+        batch = self.data.validation.__getitems__(range(self.sequences))
+        canvas = batch["tokens"].masked_fill(batch["maskable"], pl_module.denoiser.mask_id)
+        noise = SequenceNoise(self.seed, range(self.sequences))
+        with trainer.precision_plugin.forward_context():
+            samples = self.sampler(pl_module.denoiser, canvas.to(pl_module.device), noise)
+        self.latest = [self.data.tokenizer.decode(row.tolist()) for row in samples.tokens.cpu()]
+        for board in boards(trainer):
+            for number, text in enumerate(self.latest):
+                board.log_text(f"samples/{number}", _verbatim(text), trainer.global_step)
+
+
+def _verbatim(text: str) -> str:
+    """Markdown that shows the text as it is: an indented block needs no fence that the text could close."""
+    return "\n".join("    " + line for line in text.splitlines())

@@ -1,0 +1,103 @@
+"""Optimisers and learning-rate schedules, as objects a config can name."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from mdm_lightning.errors import UserError
+
+
+class OptimizerFactory(Protocol):
+    def __call__(self, model: nn.Module) -> Optimizer: ...
+
+
+class LearningRateSchedule(Protocol):
+    def __call__(self, step: int) -> float:
+        """Factor on the peak learning rate at an optimizer step (counted from 0)."""
+        ...
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW (Loshchilov & Hutter, 2019) with decay on matrices only: not on norms, biases or the token embedding."""
+
+    lr: float = 3e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __call__(self, model: nn.Module) -> Optimizer:
+        parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        decayed = [p for name, p in parameters if p.ndim >= 2 and "embed" not in name]
+        plain = [p for name, p in parameters if p.ndim < 2 or "embed" in name]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        fused = all(p.device.type == "cuda" for _, p in parameters)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=tuple(self.betas), eps=self.eps, fused=fused)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Linear warm-up over ``warmup_steps``, then constant."""
+
+    warmup_steps: int = 0
+
+    def __call__(self, step: int) -> float:
+        return _warmup(step, self.warmup_steps)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear warm-up, then half a cosine down to ``final`` of the peak at ``total_steps``."""
+
+    total_steps: int
+    warmup_steps: int = 0
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_lengths(self.warmup_steps, self.total_steps)
+
+    def __call__(self, step: int) -> float:
+        progress = _progress(step, self.warmup_steps, self.total_steps)
+        decay = self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+        return _warmup(step, self.warmup_steps) * decay
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Linear warm-up, then a constant stretch, then linear decay to ``final`` of the peak over ``decay_steps``.
+
+    ``decay_steps: null`` decays all the way from the end of the warm-up (a triangle).
+    """
+
+    total_steps: int
+    warmup_steps: int = 0
+    decay_steps: int | None = None
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_lengths(self.warmup_steps, self.total_steps)
+
+    def __call__(self, step: int) -> float:
+        start = self.warmup_steps if self.decay_steps is None else self.total_steps - self.decay_steps
+        progress = _progress(step, start, self.total_steps)
+        return _warmup(step, self.warmup_steps) * (1 - (1 - self.final) * progress)
+
+
+def _warmup(step: int, warmup_steps: int) -> float:
+    return min(1.0, (step + 1) / (warmup_steps + 1))
+
+
+def _progress(step: int, start: int, stop: int) -> float:
+    return min(1.0, max(0.0, (step - start) / max(1, stop - start)))
+
+
+def _check_lengths(warmup_steps: int, total_steps: int) -> None:
+    if not 0 <= warmup_steps <= total_steps:
+        raise UserError(
+            f"the learning rate warms up for {warmup_steps} steps but training lasts {total_steps}: "
+            "lower lr_schedule.warmup_steps or raise trainer.max_steps"
+        )

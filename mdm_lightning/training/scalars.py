@@ -1,0 +1,95 @@
+"""What is logged as scalars, and when: the training window, validation, learning rate, gradient norm."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torchmetrics import Metric
+
+from mdm_lightning.evaluation.metrics import ProfileMetric, bits_per_byte, perplexity
+from mdm_lightning.training.module import MaskedDiffusion
+
+
+class ScalarLog(Callback):
+    """Logs the mean over each window of training steps, and every validation, against the optimizer step.
+
+    The open window is part of the checkpoint: a resumed run logs exactly what the uninterrupted one would have.
+
+    Args:
+        every_n_steps: length of the training window in optimizer steps.
+        bytes_per_position: UTF-8 bytes of text per maskable position; None where bits per byte make no sense.
+    """
+
+    def __init__(self, every_n_steps: int, bytes_per_position: float | None = None) -> None:
+        self.every_n_steps = every_n_steps
+        self.bytes_per_position = bytes_per_position
+        self.latest_validation: dict[str, float] = {}
+        self._restored: dict[str, Any] | None = None
+        self._module: MaskedDiffusion | None = None
+        self._last_step = 0
+
+    def likelihood(self, prefix: str, nats: float) -> dict[str, float]:
+        """Scalars that restate a NELBO in nats per position."""
+        values = {f"{prefix}/loss": nats, f"{prefix}/perplexity": perplexity(nats)}
+        if self.bytes_per_position is not None:
+            values[f"{prefix}/bits_per_byte"] = bits_per_byte(nats, self.bytes_per_position)
+        return values
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MaskedDiffusion)
+        self._module = pl_module
+        self._last_step = trainer.global_step
+        # The saved sums are over all processes, so exactly one of them takes them up.
+        if self._restored is not None and trainer.is_global_zero:
+            for name, metric in self._window().items():
+                for state, value in self._restored[name].items():
+                    setattr(metric, state, value.to(metric.device))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        step = trainer.global_step
+        if step == self._last_step:
+            return
+        self._last_step = step
+        if step % self.every_n_steps:
+            return
+        assert isinstance(pl_module, MaskedDiffusion)
+        nats = float(pl_module.train_nelbo.compute())
+        values = self.likelihood("train", nats) | _profile("profile_train", pl_module.train_profile)
+        values["optimizer/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        values["optimizer/gradient_norm"] = float(pl_module.gradient_norm)
+        for metric in self._window().values():
+            metric.reset()
+        pl_module.log("train/loss", nats, prog_bar=True, logger=False)
+        log_scalars(trainer, values)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MaskedDiffusion)
+        self.latest_validation = self.likelihood("val", float(pl_module.val_nelbo.compute()))
+        if not trainer.sanity_checking:
+            log_scalars(trainer, self.latest_validation | _profile("profile", pl_module.val_profile))
+
+    def _window(self) -> dict[str, Metric]:
+        assert self._module is not None
+        return {"nelbo": self._module.train_nelbo, "profile": self._module.train_profile}
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {}
+        for name, metric in self._window().items() if self._module else ():
+            with metric.sync_context():
+                state[name] = {key: value.clone() for key, value in metric.metric_state.items()}
+        return {"window": state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict["window"] or None
+
+
+def _profile(prefix: str, metric: ProfileMetric) -> dict[str, float]:
+    """Mean cross-entropy per masked position by mask ratio, one scalar per interval that holds any."""
+    values = zip(metric.centres(), metric.compute().tolist(), strict=True)
+    return {f"{prefix}/mask_ratio_{1 - alpha:.2f}": nats for alpha, nats in values if nats == nats}
+
+
+def log_scalars(trainer: Trainer, values: dict[str, float]) -> None:
+    """Writes values to every logger at the present optimizer step, on the first process only."""
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)

@@ -1,0 +1,147 @@
+"""Whole commands as users type them, each in a process of its own.
+
+The processes are forked from a server that has imported the package already: a command costs half a second instead of
+ten, and still has its own interpreter state, signals, working directory and exit status.
+"""
+
+import multiprocessing
+import os
+import re
+import runpy
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+REPOSITORY = Path(__file__).parents[2]
+
+# A model, a corpus and a recipe that train in a second.
+TINY = (
+    "model=micro",
+    "tokenizer=byte",
+    "data=files",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=10",
+    "trainer.enable_progress_bar=false",
+    "lr_schedule.warmup_steps=2",
+    "optimizer.lr=1e-2",
+    "training.global_batch_size=8",
+    "training.batch_size=4",
+    "training.validate_every=4",
+    "training.validation_sequences=10",
+    "training.save_every=3",
+    "training.log_every=1",
+)
+
+
+@dataclass
+class Outcome:
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error(self) -> str:
+        """What the user sees of an error: exactly one line, and no traceback."""
+        lines = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.stderr
+        assert "Traceback" not in self.stderr, self.stderr
+        return lines[0]
+
+
+def _run(script: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+    os.setsid()  # so that the test can signal the whole group, as a terminal does
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        os.dup2(os.open(folder / f".{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # a server's child would start its loaders from servers, too
+    sys.argv = [str(REPOSITORY / script), *arguments]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+class Command:
+    """A running command."""
+
+    def __init__(self, script: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tests.commands.conftest", "mdm_lightning.experiment.train", "tensorboard"])
+        self.folder = folder
+        self.process = context.Process(target=_run, args=(script, arguments, folder, environment))
+        self.process.start()
+
+    def signal(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def wait(self, seconds: float = 120) -> Outcome:
+        self.process.join(seconds)
+        if self.process.is_alive():
+            assert self.process.pid is not None
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.join()
+            pytest.fail(f"still running after {seconds} s: {(self.folder / '.stderr').read_text()}")
+        status = self.process.exitcode
+        assert status is not None
+        texts = [(self.folder / f".{name}").read_text(errors="replace") for name in ("stdout", "stderr")]
+        return Outcome(status, *texts)
+
+
+Start = Callable[..., Command]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(f"Document {number} says: {number * 'to be or not to be, '}. " * 3)
+    return folder
+
+
+@pytest.fixture
+def start(tmp_path: Path, cache: Path, corpus: Path) -> Start:
+    """Starts ``python train.py`` on the tiny corpus with further arguments, in the test's own folder."""
+
+    def start(*arguments: str, script: str = "train.py", tiny: bool = True, environment: dict[str, str] | None = None):
+        variables = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+        variables |= {"MDM_CACHE": str(cache), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        given = [*TINY, f"data.path={corpus}"] if tiny else []
+        # The last word on a key counts; Hydra itself refuses to be told twice.
+        merged = {re.split("=", a, maxsplit=1)[0].lstrip("+"): a for a in [*given, *arguments]}
+        return Command(script, list(merged.values()), tmp_path, variables | (environment or {}))
+
+    return start
+
+
+@pytest.fixture
+def train(start: Start) -> Callable[..., Outcome]:
+    """Runs ``python train.py`` to its end."""
+    return lambda *arguments, **options: start(*arguments, **options).wait()
+
+
+def scalars(run: Path) -> dict[str, dict[int, float]]:
+    """Every scalar in a run's event files by tag and step, but for those that measure time or memory."""
+    accumulator = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    return {
+        tag: {event.step: event.value for event in accumulator.Scalars(tag)}
+        for tag in accumulator.Tags()["scalars"]
+        if not tag.startswith("throughput/")
+    }
+
+
+def load(path: Path) -> dict:
+    return torch.load(path, weights_only=True)

@@ -1,0 +1,121 @@
+"""Stopping and going on: a resumed run is the run that was never stopped, bit for bit."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands.conftest import load, scalars
+
+TWO = ("trainer=ddp", "trainer.devices=2")
+
+
+def interfere(kind: str, **arguments: object) -> list[str]:
+    target = f"+training.callbacks.interfere._target_=tests.commands.interference.{kind}"
+    return [target, *(f"+training.callbacks.interfere.{name}={value}" for name, value in arguments.items())]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, average, optimiser, data position and every logged loss are equal to the last bit."""
+    a, b = load(one / "checkpoints/last.ckpt"), load(other / "checkpoints/last.ckpt")
+    assert a["global_step"] == b["global_step"]
+    for group in ("state_dict", "current_model_state"):
+        assert a[group].keys() == b[group].keys()
+        for name, value in a[group].items():
+            assert torch.equal(value, b[group][name]), (group, name)
+    moments = a["optimizer_states"][0]["state"]
+    assert moments
+    for number, state in moments.items():
+        for name, value in state.items():
+            assert torch.equal(value, b["optimizer_states"][0]["state"][number][name]), (number, name)
+    assert a["lr_schedulers"] == b["lr_schedulers"]
+    assert scalars(one) == scalars(other)
+
+
+@pytest.fixture
+def uninterrupted(train, tmp_path: Path) -> Path:
+    assert train("run_dir=whole").status == 0
+    return tmp_path / "whole"
+
+
+@pytest.mark.parametrize(
+    ("number", "step", "validating"),
+    [("SIGTERM", 5, False), ("SIGUSR1", 3, False), ("SIGINT", 7, False), ("SIGTERM", 4, True), ("SIGTERM", 8, False)],
+)
+def test_preempted_then_resumed(train, tmp_path, uninterrupted, number, step, validating):
+    stopped = train("run_dir=cut", *interfere("SendSignal", number=number, step=step, validating=validating))
+    assert stopped.status == 75
+    assert "resume with ckpt=" in stopped.stderr
+    saved = load(tmp_path / "cut/checkpoints/last.ckpt")["global_step"]
+    assert saved == step if validating else saved == step + 1
+    assert train("ckpt=cut").status == 0
+    assert_same_run(uninterrupted, tmp_path / "cut")
+
+
+@pytest.mark.parametrize("step", [5, 6, 9])
+def test_killed_then_resumed(train, tmp_path, uninterrupted, step):
+    assert train("run_dir=cut", *interfere("SendSignal", number="SIGKILL", step=step)).status == -signal.SIGKILL
+    assert load(tmp_path / "cut/checkpoints/last.ckpt")["global_step"] >= step - 3  # training.save_every
+    assert not list((tmp_path / "cut/checkpoints").glob(".*partial"))
+    assert train("run_dir=cut", "ckpt=auto").status == 0
+    assert_same_run(uninterrupted, tmp_path / "cut")
+
+
+def test_resumed_with_workers(train, tmp_path, uninterrupted):
+    """Loading processes read ahead; what they had read when the run was killed is read again."""
+    two = "training.workers=2"
+    assert train("run_dir=cut", two, *interfere("SendSignal", number="SIGKILL", step=5)).status == -signal.SIGKILL
+    assert train("ckpt=cut", two).status == 0
+    assert_same_run(uninterrupted, tmp_path / "cut")
+
+
+def test_resumed_from_the_best_checkpoint_starts_a_new_folder(train, tmp_path, uninterrupted):
+    best = next((uninterrupted / "checkpoints").glob("step*.ckpt"))
+    before = (uninterrupted / "checkpoints/last.ckpt").read_bytes()
+    assert train(f"ckpt={best}", "trainer.max_steps=12").status == 0
+    assert (uninterrupted / "checkpoints/last.ckpt").read_bytes() == before
+    assert len(list((tmp_path / "outputs/train").iterdir())) == 1
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", ["[0]", "[1]", "[0,1]"])
+def test_two_ranks_preempted_then_resumed(train, tmp_path, ranks):
+    assert train("run_dir=whole", *TWO).status == 0
+    stopped = train("run_dir=cut", *TWO, *interfere("SendSignal", number="SIGTERM", step=5, ranks=ranks))
+    assert stopped.status == 75, stopped.stderr
+    assert load(tmp_path / "cut/checkpoints/last.ckpt")["global_step"] == 6
+    assert train("ckpt=cut", *TWO).status == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_killing_one_of_two_ranks_ends_the_run(train, tmp_path):
+    outcome = train("run_dir=cut", *TWO, *interfere("SendSignal", number="SIGKILL", step=5, ranks="[1]"))
+    assert outcome.status == 1
+    assert outcome.error == "error: rank 1 was killed by SIGKILL"
+    load(tmp_path / "cut/checkpoints/last.ckpt")
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_an_error_on_one_rank_ends_the_run_with_its_message(train):
+    outcome = train(*TWO, *interfere("RaiseOnRank", step=2, rank=1))
+    assert outcome.status == 1
+    assert "a cosmic ray" in outcome.error
+
+
+def test_nonfinite_loss_stops_and_overwrites_nothing(train, tmp_path):
+    outcome = train("run_dir=bad", "training.log_every=5", *interfere("PoisonWeights", step=6))
+    assert outcome.status == 1
+    assert "not finite at step 6" in outcome.error
+    assert "bad/checkpoints/last.ckpt" in outcome.error
+    saved = load(tmp_path / "bad/checkpoints/last.ckpt")
+    assert saved["global_step"] == 6
+    assert all(torch.isfinite(value).all() for value in saved["current_model_state"].values())
+
+
+def test_a_finished_run_is_not_trained_again(train, uninterrupted):
+    assert "has already taken its 10 steps" in train("ckpt=last", f"run_dir={uninterrupted}", "ckpt=whole").error

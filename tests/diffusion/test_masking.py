@@ -1,0 +1,189 @@
+"""Laws of the forward process."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking
+from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, SineSchedule
+from mdm_lightning.diffusion.timesteps import StratifiedTimes, UniformTimes
+
+from .tables import SCHEDULES, laws, name_of
+
+MASK = 11
+
+
+class FixedTime:
+    def __init__(self, t: float) -> None:
+        self.t = t
+
+    def __call__(self, uniform, micro_batch, micro_batches):
+        return torch.full_like(uniform, self.t)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(b: int, length: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens 0..10, and which of them may be masked (about two thirds)."""
+    g = generator(seed)
+    return torch.randint(MASK, (b, length), generator=g), torch.rand(b, length, generator=g) < 2 / 3
+
+
+PROCESSES = [
+    *(IndependentMasking(schedule, UniformTimes()) for schedule in SCHEDULES),
+    IndependentMasking(LinearSchedule(), StratifiedTimes()),
+    CountMasking(UniformTimes()),
+    CountMasking(StratifiedTimes()),
+]
+
+all_processes = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: repr(p).split(" object")[0])
+
+
+@all_processes
+@laws
+@given(b=st.integers(0, 5), length=st.integers(1, 9), seed=st.integers(0, 2**32))
+def test_bookkeeping(process, b, length, seed):
+    tokens, maskable = batch(b, length, seed)
+    before = tokens.clone()
+    out = process(tokens, maskable, MASK, generator(seed))
+    masked = out.tokens == MASK
+    assert torch.equal(tokens, before)
+    assert not (masked & ~maskable).any()
+    assert torch.equal(out.tokens[~masked], tokens[~masked])
+    assert out.rows.tolist() == masked.flatten().nonzero().flatten().tolist()
+    assert torch.equal(out.targets, tokens.flatten()[out.rows])
+    assert torch.equal(out.lengths, maskable.sum(1))
+    assert out.alpha.shape == out.weight.shape == (b,)
+    assert out.alpha.dtype == out.weight.dtype == torch.float32
+    assert ((out.alpha >= 0) & (out.alpha <= 1)).all()
+    assert (out.weight >= 0).all()
+    assert torch.isfinite(out.weight).all()
+
+
+@all_processes
+def test_noise_comes_from_the_generator_alone(process):
+    tokens, maskable = batch(8, 16)
+    torch.manual_seed(0)
+    first = process(tokens, maskable, MASK, generator(3), 1, 4)
+    torch.manual_seed(1)
+    again = process(tokens, maskable, MASK, generator(3), 1, 4)
+    other = process(tokens, maskable, MASK, generator(4), 1, 4)
+    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
+    assert not torch.equal(first.tokens, other.tokens)
+
+
+@all_processes
+def test_nothing_maskable(process):
+    tokens, _ = batch(3, 5)
+    out = process(tokens, torch.zeros(3, 5, dtype=torch.bool), MASK, generator())
+    assert torch.equal(out.tokens, tokens)
+    assert out.rows.shape == out.targets.shape == (0,)
+    assert torch.isfinite(out.weight).all()
+    assert torch.isfinite(out.alpha).all()
+    assert out.lengths.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("t", [0.05, 0.4, 0.9])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name_of)
+def test_frequency_of_masks(schedule, t):
+    """20,000 positions, binomial test; fails by chance once in 1e6 for each case."""
+    tokens, everything = torch.zeros(200, 100, dtype=torch.int64), torch.ones(200, 100, dtype=torch.bool)
+    out = IndependentMasking(schedule, FixedTime(t))(tokens, everything, MASK, generator())
+    expected = float(schedule.masked_t(t))
+    assert stats.binomtest(len(out.rows), 20_000, expected).pvalue > 1e-6
+    torch.testing.assert_close(out.alpha, torch.full((200,), 1 - expected))
+    torch.testing.assert_close(out.weight, torch.full((200,), float(schedule.weight_t(t))))
+
+
+def test_positions_are_masked_independently():
+    """All eight patterns of three positions against the product law, chi-squared; by chance once in 1e6."""
+    tokens = torch.zeros(20_000, 3, dtype=torch.int64)
+    schedule = SineSchedule()
+    process = IndependentMasking(schedule, FixedTime(0.3))
+    out = process(tokens, torch.ones_like(tokens, dtype=torch.bool), MASK, generator())
+    pattern = ((out.tokens == MASK).long() * torch.tensor([4, 2, 1])).sum(1)
+    rate = float(schedule.masked_t(0.3))
+    expected = [math.prod(rate if m else 1 - rate for m in p) for p in itertools.product((0, 1), repeat=3)]
+    counts = pattern.bincount(minlength=8)
+    assert stats.chisquare(counts, [20_000 * p for p in expected]).pvalue > 1e-6
+
+
+def test_all_masked_at_the_start():
+    tokens, maskable = batch(4, 20)
+    for process in (IndependentMasking(BetaSchedule(0.9, 0.3), FixedTime(0.0)), CountMasking(FixedTime(0.0))):
+        out = process(tokens, maskable, MASK, generator())
+        assert torch.equal(out.tokens == MASK, maskable)
+
+
+@laws
+@given(b=st.integers(1, 5), length=st.integers(1, 9), seed=st.integers(0, 2**32))
+def test_count_masking_masks_exactly_k(b, length, seed):
+    tokens, maskable = batch(b, length, seed)
+    out = CountMasking(StratifiedTimes())(tokens, maskable, MASK, generator(seed))
+    n, k = maskable.sum(1), (out.tokens == MASK).sum(1)
+    assert ((k >= 1) | (n == 0)).all()
+    some = n > 0
+    torch.testing.assert_close(out.weight[some], (n / k)[some])
+    torch.testing.assert_close(out.alpha[some], (1 - k / n)[some])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 49, 1000, 1023])
+def test_counts_cover_one_to_n_and_nothing_else(n):
+    tokens = torch.zeros(1, n, dtype=torch.int64)
+    everything = torch.ones(1, n, dtype=torch.bool)
+    for t, count in ((0.0, n), (1 - 2.0**-53, 1), (1 - 0.5 / n, 1), (0.5 / n, n)):
+        assert len(CountMasking(FixedTime(t))(tokens, everything, MASK, generator()).rows) == count
+
+
+@pytest.mark.parametrize("times", [UniformTimes(), StratifiedTimes()])
+def test_counts_are_uniform(times):
+    """k of n = 6, chi-squared; by chance once in 1e6. Stratified counts are more even than independent ones."""
+    tokens = torch.zeros(12_000, 6, dtype=torch.int64)
+    out = CountMasking(times)(tokens, torch.ones_like(tokens, dtype=torch.bool), MASK, generator())
+    counts = (out.tokens == MASK).sum(1).bincount(minlength=7)
+    assert counts[0] == 0
+    assert stats.chisquare(counts[1:]).pvalue > 1e-6
+
+
+def test_every_subset_is_equally_likely():
+    """The six subsets of two among four maskable positions of five, chi-squared; by chance once in 1e6."""
+    tokens = torch.zeros(12_000, 5, dtype=torch.int64)
+    maskable = torch.tensor([True, True, False, True, True]).expand(12_000, 5)
+    out = CountMasking(FixedTime(0.5))(tokens, maskable, MASK, generator())
+    pattern = ((out.tokens == MASK).long() * torch.tensor([1, 2, 4, 8, 16])).sum(1)
+    counts = pattern.bincount(minlength=32)
+    assert sorted(counts.nonzero().flatten().tolist()) == [3, 9, 10, 17, 18, 24]
+    assert stats.chisquare(counts[counts > 0]).pvalue > 1e-6
+
+
+def test_micro_batches_share_the_strata():
+    """Four micro-batches of five mask one count in each stratum of the global batch of twenty."""
+    tokens = torch.zeros(5, 20, dtype=torch.int64)
+    everything = torch.ones_like(tokens, dtype=torch.bool)
+    process = CountMasking(StratifiedTimes())
+    counts = [(process(tokens, everything, MASK, generator(i), i, 4).tokens == MASK).sum(1) for i in range(4)]
+    assert torch.cat(counts).sort().values.tolist() == list(range(1, 21))
+
+
+@pytest.mark.parametrize("times", [UniformTimes(), StratifiedTimes()])
+@pytest.mark.parametrize("place", [0, 2])
+def test_every_place_in_the_batch_gets_every_count(times, place):
+    """k of n = 4 at one place of a batch of four, 600 batches, chi-squared; by chance once in 1e6.
+
+    Validation shows a sequence at the same place of the same batch each time. A count tied to the place would make the
+    estimate of a fixed set of sequences depend on their order and on the batch size.
+    """
+    tokens = torch.zeros(4, 4, dtype=torch.int64)
+    everything = torch.ones_like(tokens, dtype=torch.bool)
+    counts = torch.zeros(5)
+    for seed in range(600):
+        out = CountMasking(times)(tokens, everything, MASK, generator(seed))
+        counts[(out.tokens[place] == MASK).sum()] += 1
+    assert stats.chisquare(counts[1:]).pvalue > 1e-6

@@ -1,0 +1,82 @@
+"""Laws of the training times."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdm_lightning.diffusion.timesteps import StratifiedTimes, UniformTimes
+
+from .tables import laws, p_value_uniform
+
+BELOW_ONE = 1 - 2.0**-53  # the largest number that torch.rand draws in float64
+
+
+def uniforms(n: int, seed: int) -> torch.Tensor:
+    return torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@laws
+@given(size=st.integers(1, 40), micro_batches=st.integers(1, 12), seed=st.integers(0, 2**32))
+def test_one_time_per_stratum_of_the_global_batch(size, micro_batches, seed):
+    total = size * micro_batches
+    noise = uniforms(total, seed).view(micro_batches, size)
+    split = [StratifiedTimes()(noise[i], i, micro_batches) for i in range(micro_batches)]
+    strata = (torch.cat(split) * total).floor().long().sort().values
+    assert strata.tolist() == list(range(total))
+
+
+@laws
+@given(size=st.integers(1, 40), micro_batches=st.integers(1, 12), seed=st.integers(0, 2**32))
+def test_each_micro_batch_covers_the_interval(size, micro_batches, seed):
+    for i in range(micro_batches):
+        t = StratifiedTimes()(uniforms(size, seed), i, micro_batches)
+        assert (t * size).floor().long().sort().values.tolist() == list(range(size))
+
+
+@pytest.mark.parametrize("times", [UniformTimes(), StratifiedTimes()])
+@pytest.mark.parametrize("edge", [0.0, BELOW_ONE])
+def test_never_one(times, edge):
+    """At t = 1 nothing is masked and the weight diverges."""
+    for size in (1, 3, 7, 512, 1000):
+        for micro_batches in (1, 3, 64):
+            for i in (0, micro_batches - 1):
+                t = times(torch.full((size,), edge, dtype=torch.float64), i, micro_batches)
+                assert t.dtype == torch.float64
+                assert ((t >= 0) & (t < 1)).all()
+
+
+def test_pure_functions():
+    noise = uniforms(8, 0)
+    for times in (UniformTimes(), StratifiedTimes()):
+        before = noise.clone()
+        first = times(noise, 1, 4)
+        assert torch.equal(first, times(noise, 1, 4))
+        assert torch.equal(noise, before)
+
+
+@pytest.mark.parametrize("times", [UniformTimes(), StratifiedTimes()])
+def test_times_of_a_random_sequence_are_uniform(times):
+    """One sequence picked at random from each of 5,000 global batches of 4 x 3. Fails by chance once in 1e6."""
+    generator = torch.Generator().manual_seed(1)
+    picks = []
+    for batch in range(5000):
+        micro_batch, place = divmod(int(torch.randint(12, (), generator=generator)), 3)
+        picks.append(times(uniforms(3, batch), micro_batch, 4)[place])
+    assert p_value_uniform(torch.stack(picks)) > 1e-6
+
+
+@pytest.mark.parametrize("times", [UniformTimes(), StratifiedTimes()])
+def test_stratification_lowers_the_variance_of_a_mean(times):
+    """The mean of t^2 over a global batch of 64: variance of at most (2/64)^2 / 4 / 64 when stratified."""
+    means = []
+    for batch in range(400):
+        t = torch.cat([times(uniforms(16, 4 * batch + i), i, 4) for i in range(4)])
+        means.append((t**2).mean())
+    mean, variance = torch.stack(means).mean(), torch.stack(means).var()
+    assert float(mean) == pytest.approx(1 / 3, abs=0.02)
+    independent = (1 / 5 - 1 / 9) / 64
+    if isinstance(times, StratifiedTimes):
+        assert variance < (2 / 64) ** 2 / 4 / 64
+    else:
+        assert variance == pytest.approx(independent, rel=0.5)

@@ -1,0 +1,138 @@
+"""The sampler's output law against enumeration."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from mdm_lightning.denoiser.exact import ExactDenoiser
+from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, PolynomialSchedule
+from mdm_lightning.sampling.count import Binomial, EntropyBounded, Expected, FirstHitting
+from mdm_lightning.sampling.order import Confidence, Entropy, LeftToRight, Margin, Random
+from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.sampling.tokens import TokenSampler
+
+from .toys import (
+    BALANCED,
+    EXTREMES,
+    Law,
+    ancestral_laws,
+    as_states,
+    conditionals,
+    exact,
+    masks,
+    noise,
+    p_value,
+    random_law,
+)
+
+TOY_TABLE = [
+    (EXTREMES, 0.5, 0.5, 0.405093, 0.519350),
+    (EXTREMES, 1.0, 1.0, 0.388184, 0.491323),
+    (EXTREMES, 0.9, 0.3, 0.386691, 0.488886),
+    (BALANCED, 0.5, 0.5, 0.116913, 0.124332),
+    (BALANCED, 0.9, 0.3, 0.291018, 0.343924),
+    (BALANCED, 0.3, 0.9, 0.185520, 0.205205),
+]
+
+
+@pytest.mark.parametrize(("target", "alpha", "beta", "variation", "divergence"), TOY_TABLE)
+def test_the_law_of_three_steps_is_the_papers(target, alpha, beta, variation, divergence):
+    """Figure 4 of the paper: n = 5, d = 2, K = 3; and the sampler's samples follow it, at level 1e-4."""
+    denoiser, schedule = ExactDenoiser(target, vocab_size=2), BetaSchedule(alpha, beta)
+    alphas = schedule.alpha_t(torch.linspace(0, 1, 4, dtype=torch.float64)).tolist()
+    law = ancestral_laws((2,) * 5, denoiser, [0.0, *alphas[1:-1], 1.0])[-1]
+    truth = {tuple(x): 1 / len(target) for x in target}
+    total = sum(abs(law.get(x, 0) - truth.get(x, 0)) for x in itertools.product((0, 1), repeat=5)) / 2
+    kl = sum(p * np.log(p / law[x]) for x, p in truth.items())
+    assert total == pytest.approx(variation, abs=1e-6)
+    assert kl == pytest.approx(divergence, abs=1e-6)
+    samples = Sampler(schedule, Binomial(), Random())(denoiser, masks(20_000, 5, denoiser), noise(20_000), steps=3)
+    assert p_value(as_states(samples.tokens), law) > 1e-4
+
+
+def test_binomial_in_random_order_is_the_exact_reverse_kernel():
+    """The joint law of all states of a trajectory, from a canvas with a prompt, at level 1e-4."""
+    law, schedule, steps = random_law(3, 2, seed=1), PolynomialSchedule(0.7), 3
+    denoiser, batch = exact(law), 40_000
+    start = (2, 1, 2)
+    states = torch.tensor(start).repeat(steps + 1, batch, 1)
+
+    def remember(step: int, tokens: torch.Tensor) -> None:
+        states[step + 1 :] = tokens
+
+    Sampler(schedule, Binomial(), Random())(denoiser, states[0].clone(), noise(batch), steps=steps, on_step=remember)
+    alphas = schedule.alpha_t(torch.linspace(0, 1, steps + 1, dtype=torch.float64)).tolist()
+    paths: Law = {start: 1.0}
+    for now, following in itertools.pairwise(alphas):
+        rate, longer = (following - now) / (1 - now), {}
+        for path, mass in paths.items():
+            for state, p in ancestral_laws(path[-3:], denoiser, [0.0, rate])[-1].items():
+                longer[path + state] = mass * p
+        paths = longer
+    assert p_value(as_states(states.transpose(0, 1).flatten(1)), paths) > 1e-4
+
+
+@pytest.mark.parametrize("order", [Random(), LeftToRight(), Margin(), Entropy()])
+@pytest.mark.parametrize("count", [FirstHitting(), EntropyBounded(0.0), Expected()])
+def test_one_token_per_step_samples_the_data_law_in_every_order(order, count):
+    """With exact conditionals, whenever the order looks at distributions only. Each test at level 1e-4."""
+    law = random_law(4, 3, seed=2)
+    denoiser = exact(law)
+    samples = Sampler(LinearSchedule(), count, order)(denoiser, masks(8_000, 4, denoiser), noise(8_000), steps=4)
+    assert p_value(as_states(samples.tokens), law) > 1e-4
+    assert samples.nfe == 4
+
+
+def confident_law(denoiser: ExactDenoiser, state: tuple[int, ...], mass: float = 1.0) -> Law:
+    """Output law of revealing, one at a time, the masked position whose freshly drawn token is most probable."""
+    masked = [i for i, x in enumerate(state) if x == denoiser.mask_id]
+    if not masked:
+        return {state: mass}
+    table, law = conditionals(denoiser, [state])[state], {}
+    for tokens in itertools.product(range(denoiser.vocab_size), repeat=len(masked)):
+        probability = [table[i][x] for i, x in zip(masked, tokens, strict=True)]
+        best = int(np.argmax(probability))
+        reached = list(state)
+        reached[masked[best]] = tokens[best]
+        for x, p in confident_law(denoiser, tuple(reached), mass * float(np.prod(probability))).items():
+            law[x] = law.get(x, 0) + p
+    return law
+
+
+def test_confidence_draws_all_masked_tokens_anew_at_each_step():
+    """LLaDA's semantic at temperature 1, which is not the data law. Level 1e-4."""
+    law = random_law(3, 2, seed=3)
+    denoiser = exact(law)
+    sampler = Sampler(LinearSchedule(), FirstHitting(), Confidence(), TokenSampler())
+    samples = as_states(sampler(denoiser, masks(20_000, 3, denoiser), noise(20_000)).tokens)
+    assert p_value(samples, confident_law(denoiser, (2, 2, 2))) > 1e-4
+    assert p_value(samples, law) < 1e-4
+
+
+def test_a_context_of_probability_zero_is_uniform():
+    denoiser = ExactDenoiser(EXTREMES)
+    table = conditionals(denoiser, [(0, 1, 2, 2, 2), (0, 2, 2, 2, 2), (2, 2, 2, 2, 2)])
+    np.testing.assert_allclose(table[0, 1, 2, 2, 2], 0.5)
+    np.testing.assert_allclose(table[0, 2, 2, 2, 2], [[1, 0]] * 5)
+    np.testing.assert_allclose(table[2, 2, 2, 2, 2], 0.5)
+
+
+def test_exact_conditionals_sum_the_joint_law():
+    law = random_law(4, 3, seed=5)
+    denoiser = exact(law)
+    table = conditionals(denoiser, [(1, 3, 3, 2)])[1, 3, 3, 2]
+    fitting = {state: p for state, p in law.items() if state[0] == 1 and state[3] == 2}
+    for token in range(3):
+        expected = sum(p for state, p in fitting.items() if state[2] == token) / sum(fitting.values())
+        assert table[2, token] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [([[0, 2]], None, 2), ([[0, -1]],), ([0, 1],), ([[0, 1]], [0.0]), ([[0, 1]], [0.5, 0.5])],
+)
+def test_the_exact_denoiser_wants_a_law(arguments):
+    with pytest.raises(ValueError, match="ExactDenoiser"):
+        ExactDenoiser(*arguments)

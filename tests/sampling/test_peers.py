@@ -1,0 +1,98 @@
+"""Greedy samplers of the field, written out plainly, give the same tokens."""
+
+import math
+
+import pytest
+import torch
+
+from mdm_lightning.diffusion.schedule import LinearSchedule
+from mdm_lightning.sampling.blocks import Blocks
+from mdm_lightning.sampling.count import ConfidenceThreshold, EntropyBounded, LargestRemainder
+from mdm_lightning.sampling.guidance import Guidance
+from mdm_lightning.sampling.order import Confidence, Entropy
+from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.sampling.tokens import TokenSampler
+
+from .toys import TinyDenoiser, noise
+
+GREEDY = TokenSampler(temperature=0.0)
+
+
+def predictions(denoiser: TinyDenoiser, x: list[int], prompt: int, scale: float) -> list[list[float]]:
+    """Probabilities (l, d), guided as LLaDA does."""
+    conditional = denoiser.head(denoiser(torch.tensor([x])))[0]
+    unconditional = denoiser.head(denoiser(torch.tensor([[denoiser.mask_id] * prompt + x[prompt:]])))[0]
+    return (unconditional + (scale + 1) * (conditional - unconditional)).softmax(-1).tolist()
+
+
+def plain_llada(denoiser: TinyDenoiser, prompt: list[int], length: int, block: int, steps: int, scale: float):
+    """Nie et al., 2025, algorithm 5 at temperature 0: one sequence, position by position."""
+    x = prompt + [denoiser.mask_id] * length
+    per_block = steps // (length // block)
+    for number in range(length // block):
+        positions = range(len(prompt) + number * block, len(prompt) + (number + 1) * block)
+        for step in range(per_block):
+            probability = predictions(denoiser, x, len(prompt), scale)
+            masked = [i for i in positions if x[i] == denoiser.mask_id]
+            best = sorted(masked, key=lambda i: -max(probability[i]))
+            for i in best[: block // per_block + (step < block % per_block)]:
+                x[i] = probability[i].index(max(probability[i]))
+    return x
+
+
+def batch(denoiser: TinyDenoiser, prompt: list[int], length: int) -> torch.Tensor:
+    return torch.tensor([prompt + [denoiser.mask_id] * length])
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.7])
+@pytest.mark.parametrize(("block", "steps"), [(12, 12), (12, 5), (4, 6), (4, 12), (6, 8), (3, 4)])
+def test_llada(block, steps, scale):
+    sampler = Sampler(LinearSchedule(), LargestRemainder(), Confidence(), GREEDY, Blocks(block), Guidance(scale))
+    for seed in range(4):
+        denoiser, prompt = TinyDenoiser(seed=seed), [1, 4, 2]
+        samples = sampler(denoiser, batch(denoiser, prompt, 12), noise(1), steps=steps)
+        with torch.no_grad():
+            assert samples.tokens[0].tolist() == plain_llada(denoiser, prompt, 12, block, steps, scale)
+        assert samples.nfe == steps * (1 if scale == 0 else 2)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])
+def test_fast_dllm(threshold):
+    sampler = Sampler(LinearSchedule(), ConfidenceThreshold(threshold), Confidence(), GREEDY, Blocks(4))
+    for seed in range(4):
+        denoiser, passes = TinyDenoiser(seed=seed), 0
+        samples = sampler(denoiser, batch(denoiser, [1, 2], 12), noise(1))
+        x = [1, 2] + [denoiser.mask_id] * 12
+        for start in (2, 6, 10):
+            while masked := [i for i in range(start, start + 4) if x[i] == denoiser.mask_id]:
+                with torch.no_grad():
+                    probability = predictions(denoiser, x, 0, 0.0)
+                surest = max(masked, key=lambda i: max(probability[i]))
+                for i in masked:
+                    if i == surest or max(probability[i]) >= threshold:
+                        x[i] = probability[i].index(max(probability[i]))
+                passes += 1
+        assert samples.tokens[0].tolist() == x
+        assert samples.nfe == passes
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_entropy_bounded(gamma):
+    sampler = Sampler(LinearSchedule(), EntropyBounded(gamma), Entropy(), GREEDY)
+    for seed in range(4):
+        denoiser, passes = TinyDenoiser(seed=seed), 0
+        samples = sampler(denoiser, batch(denoiser, [3], 12), noise(1))
+        x = [3] + [denoiser.mask_id] * 12
+        while masked := [i for i, token in enumerate(x) if token == denoiser.mask_id]:
+            with torch.no_grad():
+                probability = predictions(denoiser, x, 0, 0.0)
+            entropy = {i: -math.fsum(p * math.log(p) for p in probability[i] if p > 0) for i in masked}
+            total, largest = 0.0, 0.0
+            for i in sorted(masked, key=entropy.__getitem__):
+                total, largest = total + entropy[i], max(largest, entropy[i])
+                if total - largest > gamma + 1e-12:
+                    break
+                x[i] = probability[i].index(max(probability[i]))
+            passes += 1
+        assert samples.tokens[0].tolist() == x
+        assert samples.nfe == passes
