@@ -141,7 +141,6 @@ class DiT(Denoiser):
             return torch.cat([checkpoint(cross_entropy, h, y, use_reentrant=False) for h, y in chunks])
         return super().cross_entropy(hidden, targets)
 
-
     def shards(self) -> Iterable[nn.Module]:
         return self.blocks
 

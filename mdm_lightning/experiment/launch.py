@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, ListConfig
 
 from mdm_lightning.errors import UserError
@@ -84,7 +84,9 @@ def launch_ranks(ranks: int, overrides: Sequence[str], output: Path) -> None:
         command = [sys.executable, sys.argv[0], *overrides, f"hydra.run.dir='{output}'"]
         port = _free_port()
         processes = [
-            subprocess.Popen(command, env=os.environ | _environment(rank, ranks, port) | {ERROR_FILE: str(errors[rank])})
+            subprocess.Popen(
+                command, env=os.environ | _environment(rank, ranks, port) | {ERROR_FILE: str(errors[rank])}
+            )
             for rank in range(ranks)
         ]
         statuses = _wait(processes)

@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from mdm_lightning.data.tokenizer import Tokenizer
 from mdm_lightning.errors import UserError
 
-RUNS = Path("outputs")
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
 TOKENIZER = "tokenizer"
@@ -44,6 +43,11 @@ class Run:
     def folder(self) -> Path:
         """The run folder, if the checkpoint still lies in one."""
         return self.path.parent.parent if self.path.parent.name == CHECKPOINTS else self.path.parent
+
+
+def runs_folder() -> Path:
+    """Where runs lie unless ``run_dir=`` says otherwise."""
+    return Path("outputs")
 
 
 def find_checkpoint(ckpt: str, runs: Path) -> Path:
@@ -79,7 +83,7 @@ def continued_run(ckpt: str | None, output: Path) -> Run | None:
     if ckpt == "auto":
         path = output / CHECKPOINTS / LAST
         return describe(path) if path.is_file() else None
-    return describe(find_checkpoint(ckpt, RUNS))
+    return describe(find_checkpoint(ckpt, runs_folder()))
 
 
 def continue_in_place(arguments: list[str]) -> list[str]:
@@ -93,7 +97,7 @@ def continue_in_place(arguments: list[str]) -> list[str]:
     multirun = {"-m", "--multirun"} & set(arguments)
     if ckpt in ("", "null", "auto") or "run_dir" in values or "hydra.run.dir" in values or multirun:
         return arguments
-    path = find_checkpoint(ckpt, RUNS).resolve()
+    path = find_checkpoint(ckpt, runs_folder()).resolve()
     rest = [argument for argument in arguments if not argument.startswith("ckpt=")]
     place = [f"run_dir='{path.parent.parent}'"] if path.name == LAST and path.parent.name == CHECKPOINTS else []
     return [*rest, f"ckpt='{path}'", *place]

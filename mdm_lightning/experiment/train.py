@@ -5,12 +5,12 @@ import os
 import warnings
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.data.source import PreparedData
@@ -27,6 +27,8 @@ from mdm_lightning.training.scalars import ScalarLog
 from mdm_lightning.training.throughput import Throughput
 
 log = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=Callback)
 
 
 def train(config: DictConfig) -> float | None:
@@ -59,8 +61,13 @@ def train(config: DictConfig) -> float | None:
         accumulate_grad_batches=accumulate,
         val_check_interval=config.training.validate_every * accumulate,
         callbacks=build_callbacks(
-            config.training, config.schedule, config.sampler, data, output,
-            seed=config.seed, progress_bar=config.trainer.enable_progress_bar,
+            config.training,
+            config.schedule,
+            config.sampler,
+            data,
+            output,
+            seed=config.seed,
+            progress_bar=config.trainer.enable_progress_bar,
         ),
         logger=build_loggers(config.logger, resumed and resumed.step),
         plugins=[AtomicCheckpointIO()],
@@ -112,11 +119,18 @@ def _build_datamodule(config: DictConfig, data: PreparedData) -> MaskedDataModul
     )
 
 
+def _callback(trainer: Trainer, kind: type[C]) -> C:
+    callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    return next(callback for callback in callbacks if isinstance(callback, kind))
+
+
 def _conclude(trainer: Trainer, config: DictConfig, report: TrainingReport) -> float:
     """Writes and prints the report, on the first process; returns the final validation NELBO."""
-    callbacks = {type(callback): callback for callback in trainer.callbacks}
-    scalars, speed, text = callbacks[ScalarLog], callbacks[Throughput], callbacks[GeneratedText]
-    assert isinstance(scalars, ScalarLog) and isinstance(speed, Throughput) and isinstance(text, GeneratedText)
+    scalars, speed, text = (
+        _callback(trainer, ScalarLog),
+        _callback(trainer, Throughput),
+        _callback(trainer, GeneratedText),
+    )
     final = scalars.latest_validation
     if trainer.is_global_zero:
         values = final | corpus_entropies(report.data)

@@ -78,4 +78,4 @@ class Canvas:
 
     def remask(self, rows: Int64[Tensor, " m"]) -> None:
         """Masks the positions at flat indices of the canvas again."""
-        self.tokens.view(-1)[rows] = self.mask_id
+        self.tokens.view(-1).index_fill_(0, rows, self.mask_id)

@@ -72,7 +72,7 @@ class LastCheckpoint(Checkpoint):
         self.pending_validation = False
         self._signalled_at = 0.0
         self._handlers: dict[int, Any] = {}
-        self._group: dist.ProcessGroup | None = None
+        self._group: Any = None  # the process group that shares signals; None on a single process
         self._last_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,7 +107,7 @@ class LastCheckpoint(Checkpoint):
             dist.all_reduce(flag, group=self._group)
         return bool(flag)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         step = trainer.global_step
         if step == self._last_step:  # in the middle of an accumulated batch: gradients are not part of a checkpoint
             return
@@ -124,7 +124,7 @@ class LastCheckpoint(Checkpoint):
         if self.pending_validation:  # the last step was not one at which Lightning validates
             self._validate(trainer)
 
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         # The state was saved just before validation began, and notes that validation is pending.
         if not trainer.sanity_checking and self._handlers and self._stop_requested():
             self._stop(trainer)
@@ -172,7 +172,7 @@ class StopOnNonFinite(Callback):
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         if trainer.global_step % self.every_n_steps == 0:
             self._check(trainer, pl_module)
 

@@ -107,7 +107,7 @@ class MaskedDataModule(lightning.LightningDataModule):
         return DataLoader(
             Counted(sequences),  # pyright: ignore[reportArgumentType]
             batch_sampler=order,  # pyright: ignore[reportArgumentType]
-            collate_fn=corrupt,
+            collate_fn=corrupt,  # pyright: ignore[reportArgumentType]
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),

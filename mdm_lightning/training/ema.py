@@ -44,7 +44,7 @@ class ExponentialMovingAverage(Callback):
         if self.average is None:
             self.average = _clone(pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         if trainer.global_step > self._last_step:  # once per optimizer step, not per accumulated micro-batch
             self._last_step = trainer.global_step
             self.update(pl_module)
@@ -55,7 +55,9 @@ class ExponentialMovingAverage(Callback):
         assert self.average is not None
         self.updates += 1
         warm = (1 + self.updates) / (10 + self.updates) if self.warmup else 1.0
-        torch._foreach_lerp_(self.average, [p.detach() for p in model.parameters()], 1 - min(self.decay, warm))
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            self.average, [p.detach() for p in model.parameters()], 1 - min(self.decay, warm)
+        )
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
@@ -92,7 +94,7 @@ class ExponentialMovingAverage(Callback):
         with self.averaged(pl_module):
             state = get_model_state_dict(pl_module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
             # On the CPU the state dict refers to the live weights, which are swapped back below: copy it.
-            checkpoint["state_dict"] = {name: value.clone() for name, value in state.items()}
+            checkpoint["state_dict"] = {name: torch.as_tensor(value).clone() for name, value in state.items()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit" or CURRENT_WEIGHTS not in checkpoint:

@@ -6,6 +6,7 @@ import lightning
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -14,6 +15,8 @@ from mdm_lightning.diffusion.masking import MaskedBatch
 from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.evaluation.metrics import NelboMetric, ProfileMetric
 from mdm_lightning.training.optimizer import LearningRateSchedule, OptimizerFactory
+
+DENOISER = "denoiser."  # prefix of the denoiser's weights in a checkpoint
 
 
 class MaskedDiffusion(lightning.LightningModule):
@@ -97,7 +100,7 @@ class MaskedDiffusion(lightning.LightningModule):
             self._remember_if_not_finite(self.gradient_norm)
 
     def _remember_if_not_finite(self, value: Tensor) -> None:
-        value = value.full_tensor() if isinstance(value, torch.distributed.tensor.DTensor) else value
+        value = value.full_tensor() if isinstance(value, DTensor) else value
         first_time = (self.first_bad_step < 0) & ~torch.isfinite(value)
         self.first_bad_step = torch.where(first_time, self.global_step, self.first_bad_step)
 

@@ -20,7 +20,9 @@ class ProgressBar(TQDMProgressBar):
         self.train_progress_bar.set_description("Training")
         self.train_progress_bar.initial = trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         values = super().get_metrics(trainer, pl_module)
         values.pop("v_num", None)
         rate = values.pop("tokens/s", None)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import Metric
 
@@ -44,7 +45,7 @@ class ScalarLog(Callback):
                 for state, value in self._restored[name].items():
                     setattr(metric, state, value.to(metric.device))
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         step = trainer.global_step
         if step == self._last_step:
             return
@@ -75,7 +76,7 @@ class ScalarLog(Callback):
         state = {}
         for name, metric in self._window().items() if self._module else ():
             with metric.sync_context():
-                state[name] = {key: value.clone() for key, value in metric.metric_state.items()}
+                state[name] = {key: torch.as_tensor(value).clone() for key, value in metric.metric_state.items()}
         return {"window": state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ class Throughput(Callback):
             torch.cuda.synchronize()
         self._window_step, self._window_start = trainer.global_step, time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         step = trainer.global_step
         if step == self._last_step:
             return
@@ -78,7 +78,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     best = float("inf")
     for _ in range(8):
         start = time.perf_counter()
-        a @ a
+        torch.mm(a, a)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)

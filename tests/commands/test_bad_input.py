@@ -39,8 +39,6 @@ def test_options(train, arguments, words):
         assert word in outcome.error
 
 
-
-
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -97,7 +95,10 @@ def test_a_checkpoint_executes_nothing(train, tmp_path):
 
 def test_without_a_network(train):
     outcome = train(
-        "model=small", "data=owt", tiny=False, environment={"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": "/nonexistent"}
+        "model=small",
+        "data=owt",
+        tiny=False,
+        environment={"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": "/nonexistent"},
     )
     assert outcome.status == 1
     assert "data.path=" in outcome.error

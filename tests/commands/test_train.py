@@ -27,7 +27,13 @@ def test_a_whole_run(train, tmp_path):
     assert f"python evaluate.py ckpt={run.relative_to(tmp_path)}" in outcome.stdout
     assert "tensorboard --logdir outputs" in outcome.stdout
     # The run folder is self-contained.
-    assert {path.name for path in run.iterdir()} >= {"config.yaml", "tokenizer", "checkpoints", "results.json", "train.log"}
+    assert {path.name for path in run.iterdir()} >= {
+        "config.yaml",
+        "tokenizer",
+        "checkpoints",
+        "results.json",
+        "train.log",
+    }
     assert "${" not in (run / "config.yaml").read_text()
     checkpoint = load(run / "checkpoints/last.ckpt")  # weights_only=True
     assert checkpoint["mdm_lightning"]["config"]["model"]["hidden_size"] == 32
@@ -136,7 +142,8 @@ def test_torchrun_is_left_to_start_the_ranks(tmp_path, corpus, cache):
     """As a user of a cluster types it, in real interpreters throughout."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
-        str(REPOSITORY / "train.py"), *TINY, f"data.path={corpus}", *TWO, f"run_dir={tmp_path}/run", f"cache_dir={cache}",
+        str(REPOSITORY / "train.py"), *TINY, f"data.path={corpus}", *TWO,
+        f"run_dir={tmp_path}/run", f"cache_dir={cache}",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr

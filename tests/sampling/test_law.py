@@ -10,6 +10,7 @@ from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, PolynomialSchedule
 from mdm_lightning.sampling.count import Binomial, EntropyBounded, Expected, FirstHitting
 from mdm_lightning.sampling.order import Confidence, Entropy, LeftToRight, Margin, Random
+from mdm_lightning.sampling.remask import RemaskCapped, RemaskRescaled
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
 
@@ -17,7 +18,7 @@ from .toys import (
     BALANCED,
     EXTREMES,
     Law,
-    ancestral_laws,
+    ancestral_law,
     as_states,
     conditionals,
     exact,
@@ -25,6 +26,7 @@ from .toys import (
     noise,
     p_value,
     random_law,
+    reverse_step,
 )
 
 TOY_TABLE = [
@@ -42,7 +44,7 @@ def test_the_law_of_three_steps_is_the_papers(target, alpha, beta, variation, di
     """Figure 4 of the paper: n = 5, d = 2, K = 3; and the sampler's samples follow it, at level 1e-4."""
     denoiser, schedule = ExactDenoiser(target, vocab_size=2), BetaSchedule(alpha, beta)
     alphas = schedule.alpha_t(torch.linspace(0, 1, 4, dtype=torch.float64)).tolist()
-    law = ancestral_laws((2,) * 5, denoiser, [0.0, *alphas[1:-1], 1.0])[-1]
+    law = ancestral_law((2,) * 5, denoiser, [0.0, *alphas[1:-1], 1.0])
     truth = {tuple(x): 1 / len(target) for x in target}
     total = sum(abs(law.get(x, 0) - truth.get(x, 0)) for x in itertools.product((0, 1), repeat=5)) / 2
     kl = sum(p * np.log(p / law[x]) for x, p in truth.items())
@@ -68,10 +70,23 @@ def test_binomial_in_random_order_is_the_exact_reverse_kernel():
     for now, following in itertools.pairwise(alphas):
         rate, longer = (following - now) / (1 - now), {}
         for path, mass in paths.items():
-            for state, p in ancestral_laws(path[-3:], denoiser, [0.0, rate])[-1].items():
+            for state, p in reverse_step({path[-3:]: 1.0}, denoiser, rate).items():
                 longer[path + state] = mass * p
         paths = longer
     assert p_value(as_states(states.transpose(0, 1).flatten(1)), paths) > 1e-4
+
+
+@pytest.mark.parametrize("count", [RemaskCapped(0.3), RemaskRescaled(0.6)])
+def test_remasking_follows_its_reverse_kernel(count):
+    """The law of the samples, whose predictions are made before anything is masked again. Level 1e-4."""
+    denoiser, schedule, steps = exact(random_law(3, 2, seed=4)), LinearSchedule(), 4
+    law = {(2, 2, 2): 1.0}
+    for now, following in itertools.pairwise([0.0, 0.25, 0.5, 0.75, 1.0]):
+        largest = min(1.0, (1 - following) / now) if now > 0 else 1.0
+        sigma = min(0.3, largest) if isinstance(count, RemaskCapped) else 0.6 * largest
+        law = reverse_step(law, denoiser, (following - (1 - sigma) * now) / (1 - now), sigma)
+    samples = Sampler(schedule, count, Random())(denoiser, masks(20_000, 3, denoiser), noise(20_000), steps=steps)
+    assert p_value(as_states(samples.tokens), law) > 1e-4
 
 
 @pytest.mark.parametrize("order", [Random(), LeftToRight(), Margin(), Entropy()])

@@ -269,3 +269,21 @@ def test_the_budget_of_a_call_goes_before_the_samplers_own():
     assert sampler(denoiser, masks(1, 16, denoiser), noise(1)).nfe == 4
     assert sampler(denoiser, masks(1, 16, denoiser), noise(1), steps=2).nfe == 2
     assert Sampler(LinearSchedule(), Expected(), Random())(denoiser, masks(1, 16, denoiser), noise(1)).nfe == 16
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("count", [Binomial(), Expected(), RemaskCapped(0.2)])
+def test_steps_do_not_wait_for_the_device(count):
+    """From the first step on, everything that was planned is there. And the samples are those of the CPU."""
+    denoiser, canvas = TinyDenoiser(), masks(4, 16, TinyDenoiser())
+    sampler = Sampler(LinearSchedule(), count, Random(), steps=8)
+    expected = sampler(denoiser, canvas, noise(4))
+    denoiser, canvas = denoiser.cuda(), canvas.cuda()
+    sampler(denoiser, canvas, noise(4))
+    try:
+        got = sampler(denoiser, canvas, noise(4), on_step=lambda step, x: torch.cuda.set_sync_debug_mode("error"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(got.tokens.cpu(), expected.tokens)
+    assert torch.equal(got.revealed_at.cpu(), expected.revealed_at)

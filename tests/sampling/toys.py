@@ -45,8 +45,9 @@ def conditionals(denoiser: Denoiser, states: Sequence[State]) -> dict[State, np.
     return dict(zip(states, logits.softmax(-1).numpy(), strict=True))
 
 
-def reverse_step(law: Law, denoiser: Denoiser, rate: float) -> Law:
-    """The law after every masked position was revealed independently with probability ``rate``."""
+def reverse_step(law: Law, denoiser: Denoiser, reveal: float, remask: float = 0.0) -> Law:
+    """The law after every masked position was revealed with probability ``reveal`` and every revealed one masked again
+    with probability ``remask``, all independently."""
     mask = denoiser.mask_id
     table = conditionals(denoiser, list(law))
     following: Law = {}
@@ -54,9 +55,9 @@ def reverse_step(law: Law, denoiser: Denoiser, rate: float) -> Law:
         choices = []
         for token, probability in zip(state, table[state], strict=True):
             if token != mask:
-                choices.append([(token, 1.0)])
+                choices.append([(token, 1 - remask), (mask, remask)])
             else:
-                choices.append([(mask, 1 - rate), *((x, rate * p) for x, p in enumerate(probability))])
+                choices.append([(mask, 1 - reveal), *((x, reveal * p) for x, p in enumerate(probability))])
         for combination in itertools.product(*choices):
             weight = mass * float(np.prod([p for _, p in combination]))
             if weight > 0:
@@ -65,12 +66,12 @@ def reverse_step(law: Law, denoiser: Denoiser, rate: float) -> Law:
     return following
 
 
-def ancestral_laws(start: State, denoiser: Denoiser, alphas: Sequence[float]) -> list[Law]:
-    """Laws of the state at each grid point under the independent reverse step."""
-    laws = [{start: 1.0}]
+def ancestral_law(start: State, denoiser: Denoiser, alphas: Sequence[float]) -> Law:
+    """Law of the state at the last grid point under the independent reverse step."""
+    law = {start: 1.0}
     for now, following in itertools.pairwise(alphas):
-        laws.append(reverse_step(laws[-1], denoiser, (following - now) / (1 - now)))
-    return laws
+        law = reverse_step(law, denoiser, (following - now) / (1 - now))
+    return law
 
 
 def p_value(samples: Sequence[State], law: Mapping[State, float]) -> float:

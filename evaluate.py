@@ -1,0 +1,17 @@
+"""Evaluate a checkpoint: `python evaluate.py ckpt=last`; `python evaluate.py --help`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from mdm_lightning.experiment.command import run_command, single_job
+from mdm_lightning.experiment.evaluate import evaluate
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+@single_job
+def main(config: DictConfig) -> None:
+    evaluate(config)
+
+
+if __name__ == "__main__":
+    run_command(main)
