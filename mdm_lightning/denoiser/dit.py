@@ -58,7 +58,15 @@ class DiT(Denoiser):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__(vocab_size, length)
-        for name, value in (("vocab_size", vocab_size), ("length", length), ("depth", depth), ("heads", heads)):
+        for name, value in (
+            ("vocab_size", vocab_size),
+            ("length", length),
+            ("hidden_size", hidden_size),
+            ("depth", depth),
+            ("heads", heads),
+            ("cond_dim", cond_dim),
+            ("mlp_ratio", mlp_ratio),
+        ):
             if value < 1:
                 raise ValueError(f"DiT: {name} must be at least 1, got {value}")
         if hidden_size % heads or (hidden_size // heads) % 2:
@@ -176,7 +184,7 @@ class NoiseLevelEmbedding(nn.Module):
         half = FREQUENCIES // 2
         frequency = torch.exp(-math.log(10_000) * torch.arange(half, device=sigma.device) / half)
         angle = sigma[:, None] * frequency
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=1))
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=1).to(self.mlp[0].weight.dtype))
 
 
 class Rotary(nn.Module):
@@ -186,11 +194,18 @@ class Rotary(nn.Module):
 
     def __init__(self, head_dim: int, base: float = 10_000.0) -> None:
         super().__init__()
-        self.register_buffer("inv_freq", base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
+        self.head_dim = head_dim
+        self.base = base
+        self.register_buffer("inv_freq", self._frequencies(torch.device("cpu")))
+
+    def _frequencies(self, device: torch.device) -> Float32[Tensor, " e/2"]:
+        return self.base ** (-torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim)
 
     def forward(self, length: int) -> tuple[Float32[Tensor, "l e"], Float32[Tensor, "l e"]]:
         position = torch.arange(length, device=self.inv_freq.device, dtype=torch.float32)
-        angle = torch.outer(position, self.inv_freq.float()).repeat(1, 2)
+        # Not the buffer, which is kept for MDLM's layout: a model converted to bfloat16 rounds it, and at position
+        # 1,000 a rounded frequency is another angle.
+        angle = torch.outer(position, self._frequencies(position.device)).repeat(1, 2)
         return angle.cos(), angle.sin()
 
 

@@ -44,7 +44,7 @@ class ExactDenoiser(Denoiser):
         if probabilities is None:
             probabilities = torch.ones(len(support))
         weights = torch.as_tensor(probabilities, dtype=torch.float64)
-        if weights.shape != support.shape[:1] or not (weights > 0).all():
+        if weights.shape != support.shape[:1] or not ((weights > 0) & weights.isfinite()).all():
             raise ValueError("ExactDenoiser: there must be one positive probability for each sequence")
         self.register_buffer("sequences", support)
         self.register_buffer("probabilities", weights / weights.sum())

@@ -72,7 +72,7 @@ class IndependentMasking:
     ) -> MaskedBatch:
         uniform = torch.rand(len(tokens), generator=generator, dtype=torch.float64)
         noise = torch.rand(tokens.shape, generator=generator, dtype=torch.float64)
-        t = self.times(uniform, micro_batch, micro_batches)
+        t = _dealt(self.times(uniform, micro_batch, micro_batches), generator)
         masked = (noise < self.schedule.masked_t(t)[:, None]) & maskable
         return _apply(tokens, masked, maskable, mask_id, self.schedule.alpha_t(t), self.schedule.weight_t(t))
 
@@ -100,11 +100,19 @@ class CountMasking:
         noise = torch.rand(tokens.shape, generator=generator, dtype=torch.float64)
         n = maskable.sum(1)
         # t = 0 is all masked, so time t stands for k = n - floor(t n) masks.
-        count = n - (self.times(uniform, micro_batch, micro_batches) * n).floor().long()
+        t = _dealt(self.times(uniform, micro_batch, micro_batches), generator)
+        count = n - (t * n).floor().long()
         rank = noise.masked_fill(~maskable, math.inf).argsort(dim=1).argsort(dim=1)
         masked = (rank < count[:, None]) & maskable
         # A sequence with nothing to mask has n = count = 0: its weight is irrelevant, but must be finite.
-        return _apply(tokens, masked, maskable, mask_id, 1 - count / n.clamp(min=1), n / count.clamp(min=1))
+        return _apply(
+            tokens, masked, maskable, mask_id, (n - count).double() / n.clamp(min=1), n.double() / count.clamp(min=1)
+        )
+
+
+def _dealt(times: Float64[Tensor, " b"], generator: torch.Generator) -> Float64[Tensor, " b"]:
+    """The times in random order, so that a sequence's place in its batch says nothing about how much of it is masked."""
+    return times[torch.randperm(len(times), generator=generator)]
 
 
 def _apply(
@@ -121,6 +129,7 @@ def _apply(
         rows=rows,
         targets=tokens.flatten()[rows],
         alpha=alpha.float(),
-        weight=weight.float(),
+        # Where nothing is masked the weight multiplies zero, and may be infinite.
+        weight=weight.masked_fill(~masked.any(1), 0).float(),
         lengths=maskable.sum(1),
     )

@@ -88,6 +88,10 @@ class SineSchedule(MaskSchedule):
     def dalpha_t(self, t: Tensor | float) -> Times:
         return math.pi / 2 * torch.sin(math.pi / 2 * (1 - _times(t)))
 
+    def dgamma_t(self, t: Tensor | float) -> Times:
+        alpha = self.alpha_t(t)
+        return ((1 + alpha) / alpha).sqrt() / 2
+
 
 @dataclass(frozen=True)
 class SquaredSineSchedule(MaskSchedule):
@@ -103,6 +107,9 @@ class SquaredSineSchedule(MaskSchedule):
         t = _times(t)
         return math.pi * torch.sin(math.pi / 2 * t) * torch.sin(math.pi / 2 * (1 - t))
 
+    def dgamma_t(self, t: Tensor | float) -> Times:
+        return torch.ones_like(_times(t))
+
 
 @dataclass(frozen=True)
 class CosineSchedule(MaskSchedule):
@@ -117,6 +124,10 @@ class CosineSchedule(MaskSchedule):
     def dalpha_t(self, t: Tensor | float) -> Times:
         return math.pi / 2 * torch.sin(math.pi / 2 * _times(t))
 
+    def dgamma_t(self, t: Tensor | float) -> Times:
+        masked = self.masked_t(t)
+        return ((1 + masked) / masked).sqrt() / 2
+
 
 @dataclass(frozen=True)
 class PolynomialSchedule(MaskSchedule):
@@ -129,7 +140,7 @@ class PolynomialSchedule(MaskSchedule):
     exponent: float = 2.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.exponent) and self.exponent > 0):
+        if not (isinstance(self.exponent, int | float) and math.isfinite(self.exponent) and self.exponent > 0):
             raise ValueError(f"PolynomialSchedule: exponent must be positive and finite, got {self.exponent}")
 
     def alpha_t(self, t: Tensor | float) -> Times:
@@ -143,6 +154,9 @@ class PolynomialSchedule(MaskSchedule):
 
     def weight_t(self, t: Tensor | float) -> Times:
         return self.exponent / (1 - _times(t))
+
+    def dgamma_t(self, t: Tensor | float) -> Times:
+        return self.exponent * (1 - _times(t)) ** (self.exponent / 2 - 1) / (math.pi * self.alpha_t(t).sqrt())
 
 
 @dataclass(frozen=True)
@@ -226,6 +240,7 @@ class TabulatedSchedule(MaskSchedule):
     alphas: Sequence[float]
     times: Sequence[float] | None = None
     _curve: PchipInterpolator = field(init=False, repr=False, compare=False)
+    _mirror: PchipInterpolator = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         alphas = np.asarray(self.alphas, dtype=np.float64)
@@ -239,12 +254,13 @@ class TabulatedSchedule(MaskSchedule):
         if not (np.all(np.diff(alphas) >= 0) and alphas[0] == 0 and alphas[-1] == 1):
             raise ValueError("TabulatedSchedule: alphas must not decrease, and must run from 0 to 1")
         object.__setattr__(self, "_curve", PchipInterpolator(times, alphas))
+        object.__setattr__(self, "_mirror", PchipInterpolator(1 - times[::-1], 1 - alphas[::-1]))
 
     def alpha_t(self, t: Tensor | float) -> Times:
         return torch.as_tensor(np.asarray(self._curve(_times(t).numpy()))).clamp(0, 1)
 
     def masked_t(self, t: Tensor | float) -> Times:
-        return 1 - self.alpha_t(t)
+        return torch.as_tensor(np.asarray(self._mirror(1 - _times(t).numpy()))).clamp(0, 1)
 
     def dalpha_t(self, t: Tensor | float) -> Times:
         return torch.as_tensor(np.asarray(self._curve(_times(t).numpy(), nu=1))).clamp(min=0)

@@ -24,8 +24,8 @@ class NelboMetric(Metric):
         self.add_state("positions", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, estimate: Nelbo, batch: MaskedBatch) -> None:
-        self.nats += estimate.per_sequence.detach().sum(dtype=torch.float64)
-        self.positions += batch.lengths.sum()
+        self.nats = self.nats.double() + estimate.per_sequence.detach().sum(dtype=torch.float64)
+        self.positions = self.positions.double() + batch.lengths.sum()
 
     def compute(self) -> Float64[Tensor, ""]:
         return self.nats / self.positions
@@ -50,8 +50,8 @@ class ProfileMetric(Metric):
 
     def update(self, estimate: Nelbo, batch: MaskedBatch) -> None:
         bin_of = (batch.alpha * self.bins).long().clamp(max=self.bins - 1)
-        self.nats.index_add_(0, bin_of, estimate.cross_entropy.detach().double())
-        self.masks.index_add_(0, bin_of, estimate.masks.double())
+        self.nats = self.nats.double().index_add(0, bin_of, estimate.cross_entropy.detach().double())
+        self.masks = self.masks.double().index_add(0, bin_of, estimate.masks.double())
 
     def compute(self) -> Float64[Tensor, " bins"]:
         """Nats per masked position in each interval; NaN where nothing was masked."""
@@ -64,7 +64,7 @@ class ProfileMetric(Metric):
 
 def perplexity(nats_per_token: float) -> float:
     """exp of the NELBO per token: an upper bound on the perplexity."""
-    return math.exp(nats_per_token) if nats_per_token < 700 else math.inf
+    return math.inf if nats_per_token >= 700 else math.exp(nats_per_token)
 
 
 def bits_per_byte(nats_per_position: float, bytes_per_position: float) -> float:
