@@ -184,7 +184,7 @@ class NoiseLevelEmbedding(nn.Module):
         half = FREQUENCIES // 2
         frequency = torch.exp(-math.log(10_000) * torch.arange(half, device=sigma.device) / half)
         angle = sigma[:, None] * frequency
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=1).to(self.mlp[0].weight.dtype))
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=1).to(next(self.parameters()).dtype))
 
 
 class Rotary(nn.Module):

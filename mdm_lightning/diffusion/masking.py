@@ -111,7 +111,7 @@ class CountMasking:
 
 
 def _dealt(times: Float64[Tensor, " b"], generator: torch.Generator) -> Float64[Tensor, " b"]:
-    """The times in random order, so that a sequence's place in its batch says nothing about how much of it is masked."""
+    """The times in random order: a sequence's place in its batch must not decide how much of it is masked."""
     return times[torch.randperm(len(times), generator=generator)]
 
 
