@@ -91,7 +91,10 @@ def fetch_tokenizer(name: str, revision: str | None) -> Path:
     except HFValidationError as error:
         raise UserError(f"{name} is neither an existing path nor a hub name; {instead}") from error
     if not _reachable():
-        raise UserError(f"cannot reach the Hugging Face hub for the tokenizer {name}; {instead}")
+        raise UserError(
+            f"cannot reach the Hugging Face hub for the tokenizer {name}; {instead}, and data.path= to a local copy of "
+            "the data"
+        )
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, OSError) as error:

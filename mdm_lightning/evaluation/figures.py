@@ -21,7 +21,7 @@ def profile_figure(alphas: Sequence[float], nats: Sequence[float], errors: Seque
 
 def schedule_figure(schedules: dict[str, MaskSchedule]) -> Figure:
     """alpha_t and gamma_t of each schedule over time, t = 0 all masked."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     t = torch.linspace(0, 1, 201, dtype=torch.float64)
     for name, schedule in schedules.items():
