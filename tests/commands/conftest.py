@@ -119,7 +119,8 @@ def start(tmp_path: Path, cache: Path, corpus: Path) -> Start:
     def start(*arguments: str, script: str = "train.py", tiny: bool = True, environment: dict[str, str] | None = None):
         variables = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
         variables |= {"MDM_CACHE": str(cache), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-        given = [*TINY, f"data.path={corpus}"] if tiny else []
+        other_data = any(a.startswith("data=") for a in arguments)
+        given = [*TINY, *([] if other_data else [f"data.path={corpus}"])] if tiny else []
         # The last word on a key counts; Hydra itself refuses to be told twice.
         merged = {re.split("=", a, maxsplit=1)[0].lstrip("+"): a for a in [*given, *arguments]}
         return Command(script, list(merged.values()), tmp_path, variables | (environment or {}))
@@ -131,6 +132,12 @@ def start(tmp_path: Path, cache: Path, corpus: Path) -> Start:
 def train(start: Start) -> Callable[..., Outcome]:
     """Runs ``python train.py`` to its end."""
     return lambda *arguments, **options: start(*arguments, **options).wait()
+
+
+def interfere(kind: str, **arguments: object) -> list[str]:
+    """Arguments that make a callback of tests.commands.interference part of a run."""
+    target = f"+training.callbacks.interfere._target_=tests.commands.interference.{kind}"
+    return [target, *(f"+training.callbacks.interfere.{name}={value}" for name, value in arguments.items())]
 
 
 def scalars(run: Path) -> dict[str, dict[int, float]]:

@@ -6,14 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands.conftest import load, scalars
+from tests.commands.conftest import interfere, load, scalars
 
 TWO = ("trainer=ddp", "trainer.devices=2")
-
-
-def interfere(kind: str, **arguments: object) -> list[str]:
-    target = f"+training.callbacks.interfere._target_=tests.commands.interference.{kind}"
-    return [target, *(f"+training.callbacks.interfere.{name}={value}" for name, value in arguments.items())]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
