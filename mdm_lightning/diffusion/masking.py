@@ -52,7 +52,7 @@ class ForwardProcess(Protocol):
 
 @dataclass(frozen=True)
 class IndependentMasking:
-    """Masks each token independently with probability 1 - alpha_t at a random time t (THEORY: continuous-time NELBO).
+    """Masks each token independently with probability 1 - alpha_t at a random time t: the continuous-time NELBO.
 
     The weight of a sequence is dalpha_t / (1 - alpha_t) at its time: whatever the schedule, the expected loss is the
     same NELBO.

@@ -68,21 +68,23 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Linear:
-    """Linear warm-up, then a constant stretch, then linear decay to ``final`` of the peak over ``decay_steps``.
+    """Linear warm-up, then a constant stretch, then linear decay to ``final`` of the peak over the last ``decay``.
 
-    ``decay_steps: null`` decays all the way from the end of the warm-up (a triangle).
+    ``decay`` is a share of all steps; 1 decays all the way from the end of the warm-up (a triangle).
     """
 
     total_steps: int
     warmup_steps: int = 0
-    decay_steps: int | None = None
+    decay: float = 0.5
     final: float = 0.0
 
     def __post_init__(self) -> None:
         _check_lengths(self.warmup_steps, self.total_steps)
+        if not 0 <= self.decay <= 1:
+            raise UserError(f"lr_schedule.decay={self.decay} should be a share of all steps, from 0 to 1")
 
     def __call__(self, step: int) -> float:
-        start = self.warmup_steps if self.decay_steps is None else self.total_steps - self.decay_steps
+        start = max(self.warmup_steps, round(self.total_steps * (1 - self.decay)))
         progress = _progress(step, start, self.total_steps)
         return _warmup(step, self.warmup_steps) * (1 - (1 - self.final) * progress)
 

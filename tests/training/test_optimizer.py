@@ -14,7 +14,7 @@ from mdm_lightning.training.optimizer import AdamW, Constant, Cosine, Linear
 
 
 @pytest.mark.parametrize(
-    "schedule", [Constant(warmup_steps=10), Cosine(100, warmup_steps=10), Linear(100, warmup_steps=10, decay_steps=20)]
+    "schedule", [Constant(warmup_steps=10), Cosine(100, warmup_steps=10), Linear(100, warmup_steps=10, decay=0.2)]
 )
 def test_warm_up_is_linear_and_ends_at_the_peak(schedule):
     steps = [schedule(step) for step in range(11)]
@@ -27,11 +27,11 @@ def test_warm_up_is_linear_and_ends_at_the_peak(schedule):
 def test_decays_end_where_they_say():
     assert Cosine(100, warmup_steps=10, final=0.1)(100) == pytest.approx(0.1)
     assert Cosine(100, warmup_steps=10)(55) == pytest.approx(0.5)
-    stable = Linear(100, warmup_steps=10, decay_steps=20, final=0.2)
+    stable = Linear(100, warmup_steps=10, decay=0.2, final=0.2)
     assert stable(79) == stable(40) == 1
     assert stable(90) == pytest.approx(0.6)
     assert stable(100) == stable(1000) == pytest.approx(0.2)
-    assert Linear(100)(50) == pytest.approx(0.5)
+    assert Linear(100, decay=1)(50) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("kind", [Cosine, Linear])
