@@ -2,7 +2,8 @@
 
 Lightning's own launcher replays the command line, sweep flags and all, on every rank. Here the ranks are started with
 explicit overrides and an explicit output folder, in the environment that torchrun would give them. (torchrun's own
-launcher kills ranks 30 seconds into saving a checkpoint, dies of SIGUSR1, and forgets their exit status on SIGTERM.)
+launcher kills ranks 30 seconds into saving a checkpoint by default, does not pass SIGUSR1 on, and forgets their exit
+status on SIGTERM.)
 Under torchrun, srun or submitit nothing is launched.
 """
 
