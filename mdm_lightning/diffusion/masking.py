@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
@@ -108,6 +109,12 @@ class CountMasking:
         return _apply(
             tokens, masked, maskable, mask_id, (n - count).double() / n.clamp(min=1), n.double() / count.clamp(min=1)
         )
+
+
+def seeded_generator(*words: int) -> torch.Generator:
+    """A generator that is a pure function of a few non-negative numbers: a seed, a stream, the number of a batch."""
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))
 
 
 def _dealt(times: Float64[Tensor, " b"], generator: torch.Generator) -> Float64[Tensor, " b"]:

@@ -4,11 +4,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from mdm_lightning.diffusion.masking import ForwardProcess, MaskedBatch
+from mdm_lightning.diffusion.masking import ForwardProcess, MaskedBatch, seeded_generator
 from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.evaluation.base import Row, Subject
 from mdm_lightning.evaluation.metrics import bits_per_byte, perplexity
@@ -41,8 +40,7 @@ class Likelihood:
             clean = data.validation.__getitems__(range(start, min(start + self.batch_size, size)))
             total = torch.zeros(len(clean["tokens"]), dtype=torch.float64)
             for draw in range(self.draws):
-                entropy = np.random.SeedSequence((subject.seed, start, draw)).generate_state(1, np.uint64)[0]
-                generator = torch.Generator().manual_seed(int(entropy >> 1))
+                generator = seeded_generator(subject.seed, start, draw)
                 batch = self.masking(clean["tokens"], clean["maskable"], data.tokenizer.mask_id, generator)
                 with torch.inference_mode():
                     estimate = nelbo(subject.denoiser, MaskedBatch(*(part.to(subject.device) for part in batch)))

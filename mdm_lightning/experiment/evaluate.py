@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row, Subject
-from mdm_lightning.experiment.runs import Run, describe, find_checkpoint, load_checkpoint, runs_folder
+from mdm_lightning.experiment.runs import RUNS, Run, describe, find_checkpoint, load_checkpoint
 from mdm_lightning.training.module import DENOISER
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def evaluate(config: DictConfig) -> None:
         raise UserError("evaluate.py needs a checkpoint: ckpt=last, ckpt=RUN_FOLDER or ckpt=FILE.ckpt")
     output = Path(HydraConfig.get().runtime.output_dir)
     lightning.seed_everything(config.seed, verbose=False)
-    run = describe(find_checkpoint(config.ckpt, runs_folder()))
+    run = describe(find_checkpoint(config.ckpt, RUNS))
     subject = load_subject(run, Path(config.cache_dir), config.device, config.seed)
     log.info("%s at step %s, evaluated on %s", run.path, f"{run.step:,}", subject.data.name)
     rows: list[Row] = []

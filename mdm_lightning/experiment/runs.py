@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from mdm_lightning.data.tokenizer import Tokenizer
 from mdm_lightning.errors import UserError
 
+RUNS = Path("outputs")  # where runs lie unless run_dir= says otherwise
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
 TOKENIZER = "tokenizer"
@@ -38,16 +39,6 @@ class Run:
     config: dict[str, Any]
     tokenizer: str
     data: str
-
-    @property
-    def folder(self) -> Path:
-        """The run folder, if the checkpoint still lies in one."""
-        return self.path.parent.parent if self.path.parent.name == CHECKPOINTS else self.path.parent
-
-
-def runs_folder() -> Path:
-    """Where runs lie unless ``run_dir=`` says otherwise."""
-    return Path("outputs")
 
 
 def find_checkpoint(ckpt: str, runs: Path) -> Path:
@@ -83,7 +74,7 @@ def continued_run(ckpt: str | None, output: Path) -> Run | None:
     if ckpt == "auto":
         path = output / CHECKPOINTS / LAST
         return describe(path) if path.is_file() else None
-    return describe(find_checkpoint(ckpt, runs_folder()))
+    return describe(find_checkpoint(ckpt, RUNS))
 
 
 def continue_in_place(arguments: list[str]) -> list[str]:
@@ -97,7 +88,7 @@ def continue_in_place(arguments: list[str]) -> list[str]:
     multirun = {"-m", "--multirun"} & set(arguments)
     if ckpt in ("", "null", "auto") or "run_dir" in values or "hydra.run.dir" in values or multirun:
         return arguments
-    path = find_checkpoint(ckpt, runs_folder()).resolve()
+    path = find_checkpoint(ckpt, RUNS).resolve()
     rest = [argument for argument in arguments if not argument.startswith("ckpt=")]
     place = [f"run_dir='{path.parent.parent}'"] if path.name == LAST and path.parent.name == CHECKPOINTS else []
     return [*rest, f"ckpt='{path}'", *place]

@@ -5,13 +5,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import lightning
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from mdm_lightning.data.order import BatchOrder, Counted, CountedBatch, MicroBatch, ValidationOrder
 from mdm_lightning.data.source import PreparedData, Sequences
-from mdm_lightning.diffusion.masking import ForwardProcess, MaskedBatch
+from mdm_lightning.diffusion.masking import ForwardProcess, MaskedBatch, seeded_generator
 from mdm_lightning.errors import UserError
 
 TRAINING, VALIDATION = 0, 1  # streams of random numbers derived from one seed
@@ -37,8 +36,7 @@ class Corrupt:
         counter = batch["counter"]
         if counter == PADDING:
             counter, batch["maskable"] = 0, torch.zeros_like(batch["maskable"])
-        entropy = np.random.SeedSequence((self.seed, self.stream, counter)).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(entropy >> 1))
+        generator = seeded_generator(self.seed, self.stream, counter)
         place = counter % self.micro_batches
         return self.process(batch["tokens"], batch["maskable"], self.mask_id, generator, place, self.micro_batches)
 
