@@ -32,7 +32,7 @@ def load_hub(name: str, config: str | None, revision: str | None, field: str, *,
     import datasets
 
     try:
-        with nullcontext() if _reachable() else _offline():
+        with nullcontext() if hub_is_reachable() else _offline():
             loaded = datasets.load_dataset(name, config, revision=revision, streaming=streaming)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -90,7 +90,7 @@ def fetch_tokenizer(name: str, revision: str | None) -> Path:
         log.debug("%s is not in the local hub cache", name)
     except HFValidationError as error:
         raise UserError(f"{name} is neither an existing path nor a hub name; {instead}") from error
-    if not _reachable():
+    if not hub_is_reachable():
         raise UserError(
             f"cannot reach the Hugging Face hub for the tokenizer {name}; {instead}, and data.path= to a local copy of "
             "the data"
@@ -142,7 +142,7 @@ def _split_of(path: Path) -> str | None:
     return None
 
 
-def _reachable() -> bool:
+def hub_is_reachable() -> bool:
     """Whether the hub, or the proxy that leads to it, accepts a connection within seconds."""
     from huggingface_hub import constants
 

@@ -38,6 +38,11 @@ class MaskedBatch(NamedTuple):
 
 
 class ForwardProcess(Protocol):
+    @property
+    def estimator(self) -> str:
+        """What the weighted loss of its batches estimates, in words."""
+        ...
+
     def __call__(
         self,
         tokens: Int64[Tensor, "b l"],
@@ -61,6 +66,10 @@ class IndependentMasking:
 
     schedule: MaskSchedule
     times: TimeSampler
+
+    @property
+    def estimator(self) -> str:
+        return f"continuous-time NELBO, {type(self.times).__name__} on {self.schedule}"
 
     def __call__(
         self,
@@ -88,6 +97,10 @@ class CountMasking:
 
     times: TimeSampler
 
+    @property
+    def estimator(self) -> str:
+        return f"count-based NELBO, {type(self.times).__name__}"
+
     def __call__(
         self,
         tokens: Int64[Tensor, "b l"],
@@ -102,13 +115,72 @@ class CountMasking:
         n = maskable.sum(1)
         # t = 0 is all masked, so time t stands for k = n - floor(t n) masks.
         t = _dealt(self.times(uniform, micro_batch, micro_batches), generator)
-        count = n - (t * n).floor().long()
-        rank = noise.masked_fill(~maskable, math.inf).argsort(dim=1).argsort(dim=1)
-        masked = (rank < count[:, None]) & maskable
-        # A sequence with nothing to mask has n = count = 0: its weight is irrelevant, but must be finite.
-        return _apply(
-            tokens, masked, maskable, mask_id, (n - count).double() / n.clamp(min=1), n.double() / count.clamp(min=1)
-        )
+        return mask_counts(tokens, maskable, mask_id, n - (t * n).floor().long(), noise)
+
+
+@dataclass(frozen=True)
+class StepMasking:
+    """Masks as the sampler of K steps sees its canvases: the K-step NELBO, which depends on the schedule.
+
+    A true upper bound on -log p of what the independent reverse step generates in K steps,
+
+        NELBO_K(x) = sum_k (alpha_{k+1} - alpha_k) / (1 - alpha_k) * E[ sum over masked i of -log p(x_i | kept) ],
+
+    with tokens kept with probability alpha_k. Step k is drawn with probability alpha_{k+1} - alpha_k: the kept share of
+    the linear schedule at a random time, rounded down to the grid.
+
+    Raises:
+        ValueError: there is no step.
+    """
+
+    schedule: MaskSchedule
+    times: TimeSampler
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.steps, int) and self.steps >= 1):
+            raise ValueError(f"StepMasking: steps must be a positive integer, got {self.steps}")
+
+    @property
+    def estimator(self) -> str:
+        return f"{self.steps}-step NELBO, {self.schedule}"
+
+    def __call__(
+        self,
+        tokens: Int64[Tensor, "b l"],
+        maskable: Bool[Tensor, "b l"],
+        mask_id: int,
+        generator: torch.Generator,
+        micro_batch: int = 0,
+        micro_batches: int = 1,
+    ) -> MaskedBatch:
+        uniform = torch.rand(len(tokens), generator=generator, dtype=torch.float64)
+        noise = torch.rand(tokens.shape, generator=generator, dtype=torch.float64)
+        share = _dealt(self.times(uniform, micro_batch, micro_batches), generator)
+        grid = self.schedule.alpha_t(torch.linspace(0, 1, self.steps + 1, dtype=torch.float64))
+        alpha = grid[torch.searchsorted(grid[1:-1].contiguous(), share, right=True)]
+        masked = (noise < (1 - alpha)[:, None]) & maskable
+        return _apply(tokens, masked, maskable, mask_id, alpha, 1 / (1 - alpha))
+
+
+def mask_counts(
+    tokens: Int64[Tensor, "b l"],
+    maskable: Bool[Tensor, "b l"],
+    mask_id: int,
+    count: Int64[Tensor, " b"],
+    noise: Float64[Tensor, "b l"],
+) -> MaskedBatch:
+    """Masks the ``count`` maskable positions of each sequence where the noise is least, with weight n / count.
+
+    With the same noise, the masks of different counts are nested.
+    """
+    n = maskable.sum(1)
+    rank = noise.masked_fill(~maskable, math.inf).argsort(dim=1).argsort(dim=1)
+    masked = (rank < count[:, None]) & maskable
+    # A sequence with nothing to mask has n = count = 0: its weight is irrelevant, but must be finite.
+    return _apply(
+        tokens, masked, maskable, mask_id, (n - count).double() / n.clamp(min=1), n.double() / count.clamp(min=1)
+    )
 
 
 def seeded_generator(*words: int) -> torch.Generator:

@@ -1,13 +1,22 @@
 """What an evaluation is: an object that turns a denoiser and data into tidy rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
+from matplotlib.figure import Figure
 
-from mdm_lightning.data.source import PreparedData
+from mdm_lightning.data.source import PreparedData, Task
+from mdm_lightning.data.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.processes import Processes
+
+T = TypeVar("T")
+
+Settings = Mapping[str, str | int | float]
 
 
 class Row(NamedTuple):
@@ -19,28 +28,108 @@ class Row(NamedTuple):
     """Standard error of the value; None where there is none to speak of."""
     n: int
     """Independent units (sequences) behind it."""
-    settings: str
-    """How it was measured, in words."""
+    settings: Settings
+    """How it was measured: protocol, schedule, steps."""
+    better: Literal["higher", "lower"] | None = None
+    """Which way is better; None for what describes rather than judges."""
+    scores: Sequence[float] | None = None
+    """The n units' own scores, of which the value is the mean, in the order of the sequences' indices; for pairing."""
+
+
+class NotApplicable(UserError):
+    """An evaluation that makes no sense for the data at hand; skipped when others were asked for as well."""
+
+
+class Outputs(Protocol):
+    """Where evaluations leave what is not a number. Processes other than the first leave it nowhere."""
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """A picture, for the output folder and TensorBoard."""
+        ...
+
+    def text(self, name: str, text: str) -> None:
+        """A text to read, for the screen and TensorBoard."""
+        ...
+
+    def file(self, name: str, content: str) -> str:
+        """A file for the output folder; returns its path."""
+        ...
+
+
+class Nowhere:
+    """Discards everything."""
+
+    def figure(self, name: str, figure: Figure) -> None: ...
+
+    def text(self, name: str, text: str) -> None: ...
+
+    def file(self, name: str, content: str) -> str:
+        return name
 
 
 @dataclass
 class Subject:
-    """What is evaluated.
+    """What is evaluated, and on what.
 
     Attributes:
         denoiser: in evaluation mode, on its device.
-        data: the data to evaluate on, and the tokenizer.
-        device: where to compute.
+        tokenizer: the one that the denoiser was trained with.
+        length: positions per sequence, l.
+        prepare: finds the data, or builds them, when an evaluation first asks for them.
+        task: the rule that checks responses; None for text.
+        fingerprint: of the checkpoint's contents.
+        device: where the denoiser is.
         seed: of everything random.
-        texts: generated text to show, filled by evaluations that generate.
+        first: index of the first instance (validation sequence, generated sample) to use.
+        processes: among which batches are shared out.
+        outputs: where figures and texts go.
     """
 
     denoiser: Denoiser
-    data: PreparedData
-    device: torch.device
+    tokenizer: Tokenizer
+    length: int
+    prepare: Callable[[], PreparedData]
+    task: Task | None = None
+    fingerprint: str = ""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
-    texts: list[str] = field(default_factory=list)
+    first: int = 0
+    processes: Processes = field(default_factory=Processes)
+    outputs: Outputs = field(default_factory=Nowhere)
+    _kept: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def data(self) -> PreparedData:
+        return self.prepare()
+
+    def once(self, key: Hashable, build: Callable[[], T]) -> T:
+        """What ``build`` makes, made when it is first asked for: judges, say, serve all cells of a sweep."""
+        if key not in self._kept:
+            self._kept[key] = build()
+        return self._kept[key]
+
+    def validation_size(self, wanted: int | None) -> int:
+        """Number of validation sequences to use: as many as are wanted and there are, from the first on.
+
+        Raises:
+            UserError: there are none.
+        """
+        left = len(self.data.validation) - self.first
+        if left < 1:
+            raise UserError(
+                f"data={self.data.name} has {len(self.data.validation)} validation sequences, none from {self.first} on"
+            )
+        return left if wanted is None else min(left, wanted)
 
 
 class Evaluation(Protocol):
+    """Every process calls it with an equal subject, shares its batches out by ``subject.processes.map``, and yields the
+    same rows as every other process."""
+
     def __call__(self, subject: Subject) -> Iterator[Row]: ...
+
+
+def batches(size: int, batch_size: int, first: int = 0) -> list[range]:
+    """``size`` indices from ``first`` on, in batches: the units that are shared out among processes."""
+    end = first + size
+    return [range(start, min(start + batch_size, end)) for start in range(first, end, batch_size)]

@@ -1,49 +1,77 @@
-"""Generated text to read, and what it cost."""
+"""Generated text to read: unconditional, completing a prompt, or filling a gap."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row, Subject
-from mdm_lightning.sampling.noise import SequenceNoise
+from mdm_lightning.evaluation.cost import cost_rows
+from mdm_lightning.evaluation.description import describe_sampler
+from mdm_lightning.evaluation.generate import generate
+from mdm_lightning.evaluation.task import prompts
+from mdm_lightning.evaluation.trajectory import trajectory_page
 from mdm_lightning.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Completes masked sequences: whole ones for text, the response for tasks (then scored by the task's rule).
+    """Completes masked sequences and shows them. For tasks without a prompt of one's own: validation problems.
 
     Args:
         sampler: how text is generated.
+        prompt, suffix: text at the beginning and the end of every sequence.
+        length: positions per sequence, prompt and suffix included; None for the length of the data.
         sequences: how many.
         batch_size: sequences per batch.
-        show: how many to print.
+        trajectory: also write a page that shows which token appeared at which step.
     """
 
     sampler: Sampler
+    prompt: str | None = None
+    suffix: str | None = None
+    length: int | None = None
     sequences: int = 4
     batch_size: int = 64
-    show: int = 4
+    trajectory: bool = False
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
-        data, started = subject.data, time.perf_counter()
-        size = min(self.sequences, len(data.validation))
-        passes, generated, correct = 0, 0, 0
-        for start in range(0, size, self.batch_size):
-            indices = range(start, min(start + self.batch_size, size))
-            clean = data.validation.__getitems__(indices)
-            canvas = clean["tokens"].masked_fill(clean["maskable"], data.tokenizer.mask_id).to(subject.device)
-            result = self.sampler(subject.denoiser, canvas, SequenceNoise(subject.seed, indices))
-            passes += result.nfe
-            generated += int(clean["maskable"].sum())
-            rows = result.tokens.cpu()
-            if data.task is not None:
-                correct += sum(data.task.check(row).correct for row in rows)
-            subject.texts.extend(data.tokenizer.decode(row.tolist()) for row in rows[: self.show - len(subject.texts)])
-        seconds = time.perf_counter() - started
-        settings = f"{type(self.sampler.schedule).__name__}, {self.sampler.steps} steps"
-        yield Row("forward_passes", float(passes), None, size, settings)
-        yield Row("generated_tokens_per_second", generated / seconds, None, size, settings)
-        if data.task is not None:
-            share = correct / size
-            yield Row("accuracy", share, (share * (1 - share) / size) ** 0.5, size, settings)
+        """Raises:
+        UserError: prompt and suffix leave no room, or the length is beyond the model's.
+        """
+        own_text = self.prompt is not None or self.suffix is not None
+        if subject.task is not None and not own_text:
+            size = subject.validation_size(self.sequences)
+            generated = generate(subject, self.sampler, size, self.batch_size, lambda unit: prompts(subject, unit))
+        else:
+            canvas = self._canvas(subject)
+            generated = generate(
+                subject, self.sampler, self.sequences, self.batch_size, lambda unit: canvas.expand(len(unit), -1)
+            )
+        tokenizer, settings = subject.tokenizer, describe_sampler(self.sampler)
+        for number, row in enumerate(generated.tokens):
+            subject.outputs.text(f"samples/{number}", tokenizer.decode(row))
+        if self.trajectory:
+            pieces = [
+                [tokenizer.decode([token], skip_special=False) for token in row.tolist()] for row in generated.tokens
+            ]
+            caption = ", ".join(f"{name}: {value}" for name, value in settings.items())
+            page = trajectory_page(pieces, generated.revealed_at.tolist(), caption)
+            subject.outputs.file("trajectory.html", page)
+        yield from cost_rows(generated, settings)
+
+    def _canvas(self, subject: Subject) -> Tensor:
+        """One sequence `(1, l)`: the prompt, masks, the suffix."""
+        length = self.length or subject.length
+        if length > subject.denoiser.length:
+            raise UserError(f"evaluation.samples.length={length} is beyond the model's {subject.denoiser.length}")
+        prompt, suffix = (subject.tokenizer.encode(text or "") for text in (self.prompt, self.suffix))
+        gap = length - len(prompt) - len(suffix)
+        if gap < 1:
+            raise UserError(
+                f"prompt and suffix have {len(prompt)} and {len(suffix)} tokens, which leaves no room in {length}: "
+                "shorten them"
+            )
+        return torch.tensor([[*prompt, *[subject.tokenizer.mask_id] * gap, *suffix]])

@@ -1,84 +1,93 @@
-"""`python evaluate.py ckpt=...`: a checkpoint's numbers, as a table and as files."""
+"""`python evaluate.py ckpt=...`: a checkpoint's numbers, as tables, figures and files."""
 
-import csv
-import json
+import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-import lightning
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import Row, Subject
-from mdm_lightning.experiment.runs import RUNS, Run, describe, find_checkpoint, load_checkpoint
-from mdm_lightning.training.module import DENOISER
+from mdm_lightning.evaluation.base import Evaluation, NotApplicable, Row, Subject
+from mdm_lightning.experiment.callbacks import build_loggers
+from mdm_lightning.experiment.command import explain
+from mdm_lightning.experiment.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
+from mdm_lightning.experiment.results import Results
+from mdm_lightning.experiment.runs import RUNS, describe, find_checkpoint
+from mdm_lightning.experiment.subject import load_subject, precision_context
 
 log = logging.getLogger(__name__)
 
 
 def evaluate(config: DictConfig) -> None:
-    """Runs the chosen evaluations on a checkpoint; writes and prints their rows as they come.
+    """Runs the chosen evaluations on a checkpoint, over as many processes as ``trainer`` says.
 
     Raises:
-        UserError: there is no such checkpoint, or it does not fit its data.
+        UserError: there is no such checkpoint, or it does not fit the request.
     """
     if config.ckpt is None:
         raise UserError("evaluate.py needs a checkpoint: ckpt=last, ckpt=RUN_FOLDER or ckpt=FILE.ckpt")
-    output = Path(HydraConfig.get().runtime.output_dir)
-    lightning.seed_everything(config.seed, verbose=False)
+    hydra = HydraConfig.get()
+    output = Path(hydra.runtime.output_dir)
     run = describe(find_checkpoint(config.ckpt, RUNS))
-    subject = load_subject(run, Path(config.cache_dir), config.device, config.seed)
-    log.info("%s at step %s, evaluated on %s", run.path, f"{run.step:,}", subject.data.name)
-    rows: list[Row] = []
-    seconds = time.perf_counter()
-    for evaluation in config.evaluation.values():
-        for row in instantiate(evaluation)(subject):
-            rows.append(row)
-            write_rows(rows, output)  # an interrupted evaluation keeps what it has
-    for number, text in enumerate(subject.texts, 1):
-        print(f"\nGenerated text {number}:", *("  | " + line for line in text.splitlines()), sep="\n")
-    print("", table(rows), "", f"{output}/results.csv, after {time.perf_counter() - seconds:.1f} s", sep="\n")
+    evaluations = build_evaluations(config.evaluation)
+    ranks = local_ranks(config.trainer)
+    if ranks > 1 and not ranks_exist():
+        others = [override for override in hydra.overrides.task if not override.startswith("ckpt=")]
+        launch_ranks(ranks, [*others, f"ckpt='{run.path}'", f"hydra.run.dir='{output.resolve()}'"])
+        return
+    processes = join_ranks(progress=config.trainer.enable_progress_bar)
+    with processes.together(explain):
+        started = time.perf_counter()
+        subject = load_subject(
+            run, OmegaConf.select(config, "data"), config.trainer, Path(config.cache_dir), config.seed, processes
+        )
+        subject.first = config.evaluation.first
+        results = Results(output, build_loggers(config.logger, None) if processes.first else [], run.step)
+        if processes.first:
+            log.info("%s at step %s, on %s", run.path, f"{run.step:,}", subject.device)
+            subject = dataclasses.replace(subject, outputs=results)
+        try:
+            with precision_context(config.trainer, subject.device):
+                run_evaluations(evaluations, subject, results.add if processes.first else _ignore)
+        finally:
+            if processes.first and results.rows:
+                seconds = time.perf_counter() - started
+                print("", results.report(), f"\n{output}/results.csv, after {seconds:.1f} s", sep="\n", flush=True)
 
 
-def load_subject(run: Run, cache: Path, device: str, seed: int) -> Subject:
-    """The averaged weights of a run, and the data it was trained on.
+def build_evaluations(config: DictConfig) -> dict[str, Evaluation]:
+    """The evaluations in a configuration that also holds what they share."""
+    return {str(name): instantiate(part) for name, part in config.items() if "_target_" in _mapping(part)}
+
+
+def run_evaluations(evaluations: Mapping[str, Evaluation], subject: Subject, add: Callable[[str, Row], None]) -> None:
+    """Runs one evaluation after the other; those that do not suit the data are left out, unless all are.
+
+    Args:
+        add: receives every row as soon as it is there, with the name of its evaluation.
 
     Raises:
-        UserError: the data cannot be had, or the device does not exist.
+        NotApplicable: no evaluation suits the data.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device={device}, but there is no GPU here: device=cpu")
-    config: Any = OmegaConf.create(run.config)
-    data = instantiate(config.data).prepare(instantiate(config.tokenizer), cache)
-    if data.tokenizer.fingerprint != run.tokenizer:
-        raise UserError(f"the data of {run.path} now make another tokenizer than the one it was trained with")
-    denoiser = instantiate(config.model, vocab_size=data.tokenizer.vocab_size)
-    weights = load_checkpoint(run.path)["state_dict"]
-    denoiser.load_state_dict({k.removeprefix(DENOISER): v for k, v in weights.items() if k.startswith(DENOISER)})
-    return Subject(denoiser.to(device).eval(), data, torch.device(device), seed)
+    unsuited = []
+    for name, evaluation in evaluations.items():
+        try:
+            for row in evaluation(subject):
+                add(name, row)
+        except NotApplicable as error:
+            unsuited.append(error)
+            log.debug("%s left out: %s", name, error)
+    if len(unsuited) == len(evaluations):
+        raise unsuited[0] if unsuited else UserError("there is nothing to evaluate: choose evaluation=")
 
 
-def write_rows(rows: Sequence[Row], folder: Path) -> None:
-    """Writes ``results.csv`` and ``results.json``."""
-    with (folder / "results.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Row._fields)
-        writer.writerows(rows)
-    (folder / "results.json").write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
+def _ignore(evaluation: str, row: Row) -> None:
+    """What processes other than the first do with their rows, which are the same."""
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Rows as a Markdown table."""
-    lines = ["| metric | value | std. error | n | settings |", "| --- | ---: | ---: | ---: | --- |"]
-    for row in rows:
-        error = "" if row.stderr is None else f"{row.stderr:.2g}"
-        lines.append(f"| {row.metric} | {row.value:.5g} | {error} | {row.n} | {row.settings} |")
-    return "\n".join(lines)
+def _mapping(part: object) -> Mapping[object, object]:
+    return part if isinstance(part, DictConfig) else {}

@@ -16,14 +16,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
 import torch
+import torch.distributed
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, ListConfig
 
 from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.experiment.command import ERROR_FILE, RanksFailed
 from mdm_lightning.training.checkpointing import PREEMPTED, LastCheckpoint
 
@@ -71,8 +74,30 @@ def ranks_exist() -> bool:
     return "RANK" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ or SLURMEnvironment.detect()
 
 
-def launch_ranks(ranks: int, overrides: Sequence[str], output: Path) -> None:
+def join_ranks(*, progress: bool) -> Processes:
+    """This process and its peers, as torchrun, srun or ``launch_ranks`` started them.
+
+    They talk over gloo, whatever the device: only results are exchanged. The time limit is long, because ranks may have
+    unequal work; a peer that dies is noticed by its broken connection, not by the clock.
+    """
+    slurm = SLURMEnvironment() if "RANK" not in os.environ and SLURMEnvironment.detect() else None
+    if slurm is not None:
+        rank, size = slurm.global_rank(), slurm.world_size()
+        meeting_point = f"tcp://{slurm.main_address}:{slurm.main_port}"
+    else:
+        rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        meeting_point = "env://"
+    if size > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(
+            "gloo", init_method=meeting_point, rank=rank, world_size=size, timeout=timedelta(days=7)
+        )
+    return Processes(rank, size, progress=progress)
+
+
+def launch_ranks(ranks: int, arguments: Sequence[str]) -> None:
     """Runs this command again, once per rank, and waits for all of them.
+
+    The arguments should name the output folder, so that all ranks agree on it.
 
     Signals are passed on to every rank, and the ranks decide what to do about them. When a rank fails, the others are
     told to stop and, stuck in a collective as they may be, killed a little later.
@@ -82,7 +107,7 @@ def launch_ranks(ranks: int, overrides: Sequence[str], output: Path) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="mdm-ranks-") as folder:
         errors = [Path(folder) / str(rank) for rank in range(ranks)]
-        command = [sys.executable, sys.argv[0], *overrides, f"hydra.run.dir='{output}'"]
+        command = [sys.executable, sys.argv[0], *arguments]
         port = _free_port()
         processes = [
             subprocess.Popen(

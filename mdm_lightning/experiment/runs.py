@@ -1,6 +1,7 @@
 """Run folders and the checkpoints in them: finding, describing, and refusing what does not fit."""
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from mdm_lightning.data.source import digest
 from mdm_lightning.data.tokenizer import Tokenizer
 from mdm_lightning.errors import UserError
 
@@ -31,14 +33,18 @@ class Run:
         step: optimizer steps taken.
         config: the resolved configuration, plain containers.
         tokenizer: fingerprint of the tokenizer.
+        tokenizer_state: the tokenizer itself (Tokenizer.from_state).
         data: fingerprint of the training data.
+        fingerprint: of the checkpoint's contents.
     """
 
     path: Path
     step: int
     config: dict[str, Any]
     tokenizer: str
+    tokenizer_state: dict[str, str]
     data: str
+    fingerprint: str
 
 
 def find_checkpoint(ckpt: str, runs: Path) -> Path:
@@ -117,7 +123,18 @@ def describe(path: Path) -> Run:
     """
     checkpoint = load_checkpoint(path)
     known = checkpoint["mdm_lightning"]
-    return Run(path.resolve(), checkpoint["global_step"], known["config"], known["tokenizer"], known["data"])
+    step, config = checkpoint["global_step"], known["config"]
+    return Run(
+        path.resolve(), step, config, known["tokenizer"], known["tokenizer_state"], known["data"], _contents(path)
+    )
+
+
+def _contents(path: Path) -> str:
+    """A fingerprint of a checkpoint, from the checksums that its archive holds: nothing is read twice."""
+    with zipfile.ZipFile(path) as archive:
+        # Without the first folder, which is named after the file.
+        entries = [(entry.filename.partition("/")[2], entry.CRC, entry.file_size) for entry in archive.infolist()]
+    return digest(sorted(entries))
 
 
 def metadata(config: Mapping[str, Any], tokenizer: Tokenizer, data: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def train(config: DictConfig) -> float | None:
             f"{resumed.path} has already taken its {resumed.step} steps: raise trainer.max_steps to train on"
         )
     if ranks > 1 and not ranks_exist():
-        launch_ranks(ranks, list(hydra.overrides.task), output)
+        launch_ranks(ranks, [*hydra.overrides.task, f"hydra.run.dir='{output}'"])
         return None
     _quieten()
     lightning.seed_everything(config.seed, verbose=False)

@@ -124,9 +124,9 @@ class GeneratedText(Callback):
         self.latest = [self.data.tokenizer.decode(row.tolist()) for row in samples.tokens.cpu()]
         for board in boards(trainer):
             for number, text in enumerate(self.latest):
-                board.log_text(f"samples/{number}", _verbatim(text), trainer.global_step)
+                board.log_text(f"samples/{number}", verbatim(text), trainer.global_step)
 
 
-def _verbatim(text: str) -> str:
+def verbatim(text: str) -> str:
     """Markdown that shows the text as it is: an indented block needs no fence that the text could close."""
     return "\n".join("    " + line for line in text.splitlines())

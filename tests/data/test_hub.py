@@ -126,7 +126,7 @@ def test_streamed_table(tmp_path, monkeypatch):
 
     real = datasets.load_dataset
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(hub, "_reachable", lambda: True)
+    monkeypatch.setattr(hub, "hub_is_reachable", lambda: True)
     data = source(None, FirstDocuments(20), streaming=True).prepare(ByteLevel(), tmp_path)
     assert sizes(data) == (tokens(TRAIN[20:]), tokens(TRAIN[:20]))
     with pytest.raises(UserError, match="streaming=false"):
@@ -184,7 +184,7 @@ def test_downloaded_data_works_without_a_network(tmp_path, monkeypatch):
 
 
 def test_prepared_tokens_need_no_source(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "_reachable", lambda: True)
+    monkeypatch.setattr(hub, "hub_is_reachable", lambda: True)
     table = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": TRAIN})})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
     first = source(None, LastDocuments(20)).prepare(ByteLevel(), tmp_path)
@@ -197,7 +197,7 @@ def test_proxy_is_what_is_probed(monkeypatch):
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://nothing.invalid")
-        assert hub._reachable()
+        assert hub.hub_is_reachable()
 
 
 @pytest.mark.parametrize(

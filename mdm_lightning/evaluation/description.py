@@ -1,0 +1,59 @@
+"""How something was sampled, in the few words that a table has room for."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from mdm_lightning.sampling.sampler import Sampler
+
+
+def describe_sampler(sampler: Sampler, steps: int | None = None) -> dict[str, str | int | float]:
+    """Schedule, count, order and step budget, and what else departs from plain sampling.
+
+    Args:
+        steps: step budget of the calls, where it is not the sampler's own.
+    """
+    budget = sampler.steps if steps is None else steps
+    settings: dict[str, str | int | float] = {
+        "schedule": describe(sampler.schedule),
+        "count": describe(sampler.count),
+        "order": describe(sampler.order),
+        "steps": "one per position" if budget is None else budget,
+    }
+    tokens = sampler.tokens
+    if tokens.temperature != 1:
+        settings["temperature"] = tokens.temperature
+    if tokens.top_k is not None:
+        settings["top_k"] = tokens.top_k
+    if tokens.top_p is not None:
+        settings["top_p"] = tokens.top_p
+    if tokens.banned:
+        settings["banned"] = _value(tokens.banned)
+    if sampler.blocks.length is not None:
+        settings["block_length"] = sampler.blocks.length
+    if sampler.guidance.scale != 0:
+        settings["guidance"] = sampler.guidance.scale
+    return settings
+
+
+def describe(component: Any) -> str:
+    """The name of a component's class, and its parameters: "Linear", "Beta(0.9, 0.3)", "Confidence".
+
+    What is switched off, a parameter whose default is nothing (0, None, empty) and that has it, is left out.
+    """
+    name = type(component).__name__.removesuffix("Schedule")
+    shown = []
+    for parameter in dataclasses.fields(component):
+        value = getattr(component, parameter.name)
+        off = not parameter.default and value == parameter.default
+        if parameter.init and not off:
+            shown.append(_value(value))
+    return f"{name}({', '.join(shown)})" if shown else name
+
+
+def _value(value: Any) -> str:
+    if dataclasses.is_dataclass(value):
+        return describe(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(_value(item) for item in value)}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,215 @@
+"""`python sweep.py ckpt=...`: many schedules and step budgets against each other, in one process or on several ranks.
+
+Hydra runs the cells (see sweep_cell); this module decides which, keeps sweeps from getting in each other's way, and
+builds the report.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from mdm_lightning.data.atomic import write_atomically
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.processes import Processes
+from mdm_lightning.experiment.command import ERROR_FILE
+from mdm_lightning.experiment.evaluate import build_evaluations
+from mdm_lightning.experiment.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
+from mdm_lightning.experiment.runs import RUNS, describe, find_checkpoint
+from mdm_lightning.experiment.sweep_cell import judging_row, sweep_subject
+from mdm_lightning.experiment.sweep_plan import SweepPlan, line, parse
+from mdm_lightning.experiment.sweep_progress import PROGRESS
+from mdm_lightning.experiment.sweep_report.build import build_report
+from mdm_lightning.experiment.sweep_report.figures import figures
+from mdm_lightning.experiment.sweep_report.records import SWEEP, Sweep, dump_json, load_json
+from mdm_lightning.training.dashboards import TensorBoard
+
+log = logging.getLogger(__name__)
+
+Main = Callable[[], object]
+
+# What all cells of a folder must agree on. Schedules and samplers are the cells' own business.
+AGREED = ("evaluation", "judge", "estimator", "data", "seed", "prompt", "suffix")
+
+
+def sweep(arguments: Sequence[str], main: Main, conf: Path) -> None:
+    """Runs the sweep that a command line describes, or builds a report (``report=FOLDER``) of one that has run.
+
+    Args:
+        arguments: the command line without the program.
+        main: the Hydra main function of a cell.
+        conf: folder of the configuration.
+
+    Raises:
+        UserError: the command line does not describe a sweep, the folder belongs to another one, or cells failed.
+    """
+    folder = next((a.removeprefix("report=") for a in arguments if a.startswith("report=")), None)
+    if folder is not None:
+        _report(Path(folder))
+        return
+    overrides = [a for a in arguments if a not in ("-m", "--multirun")]
+    if any(a.startswith("-") for a in overrides):  # --help, --cfg job, ...
+        main()
+        return
+    plan, config = _plan(overrides, conf)
+    output, shared = Path(config.sweep.dir).resolve(), _share(plan, config)
+    ranks = local_ranks(config.trainer)
+    launched = ERROR_FILE in os.environ
+    if ranks_exist() and not launched and "sweep.dir" not in {o.key_or_group for o in plan.base}:
+        raise UserError("under torchrun and srun give sweep.dir=FOLDER, so that all processes agree on it")
+    if ranks > 1 and not ranks_exist():
+        if any(o.key_or_group == "hydra/launcher" for o in plan.base):
+            raise UserError(
+                f"hydra/launcher= runs each cell in a process of its own: leave out trainer.devices={ranks}"
+            )
+        with _locked(output):
+            launch_ranks(ranks, [*(o for o in overrides if not o.startswith(("sweep.dir=", "ckpt="))), *shared])
+        return
+    processes = join_ranks(progress=False)
+    if launched or not processes.first:
+        _run(plan, config, main, output, shared, processes)
+        return
+    with _locked(output):
+        _run(plan, config, main, output, shared, processes)
+
+
+def _plan(overrides: Sequence[str], conf: Path) -> tuple[SweepPlan, DictConfig]:
+    parsed = parse(overrides)
+    base = [override for override in parsed if not override.is_sweep_override()]
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose("sweep", [line(o) for o in base], return_hydra_config=True)
+    if config.ckpt is None:
+        raise UserError("sweep.py needs a checkpoint: ckpt=last, ckpt=RUN_FOLDER or ckpt=FILE.ckpt")
+    axes = [override for override in parsed if override.is_sweep_override()]
+    return SweepPlan(base, axes, config.sweep), config
+
+
+def _share(plan: SweepPlan, config: DictConfig) -> list[str]:
+    """The overrides that make every process and every multirun mean the same checkpoint and folder."""
+    checkpoint = find_checkpoint(config.ckpt, RUNS).resolve()
+    return [f"ckpt='{checkpoint}'", f"sweep.dir='{Path(config.sweep.dir).resolve()}'"]
+
+
+def _run(
+    plan: SweepPlan, config: DictConfig, main: Main, output: Path, shared: Sequence[str], processes: Processes
+) -> None:
+    with processes.together():
+        build_evaluations(config.evaluation)  # what cannot be built fails now, and once
+        if processes.first:
+            _register(output, config)
+    in_this_process = "BasicLauncher" in config.hydra.launcher._target_
+    if in_this_process:
+        config.ckpt = str(find_checkpoint(config.ckpt, RUNS).resolve())
+        sweep_subject(config)
+    grid = plan.grid()
+    if processes.first and in_this_process and config.trainer.enable_progress_bar:
+        PROGRESS.start(plan.cells(grid))
+    try:
+        _multirun(grid, plan, shared, main)
+        if config.sweep.refine:
+            refined = processes.exchange(_refinement(plan, output) if processes.first else None)[0] or []
+            PROGRESS.grow(plan.cells(refined) or 0)
+            _multirun(refined, plan, shared, main)
+    finally:
+        PROGRESS.close()
+    if processes.first:
+        _conclude(output)
+
+
+def _multirun(runs: Sequence[Sequence[str]], plan: SweepPlan, shared: Sequence[str], main: Main) -> None:
+    for run in runs:
+        own = [override for override in run if not override.startswith(("ckpt=", "sweep.dir="))]
+        sys.argv[1:] = ["--multirun", *own, *shared, plan.exclude_keys()]
+        main()
+
+
+def _refinement(plan: SweepPlan, output: Path) -> list[list[str]]:
+    """The best schedules of the grid per step budget, over all other axes, and what to run for them."""
+    scores: dict[int | None, dict[tuple[float, float], float]] = {}
+    for cell in Sweep.load(output).finished:
+        row = judging_row(cell, plan.settings.metric)
+        budget = scores.setdefault(cell.steps, {})
+        if cell.stage != "grid" or row is None or cell.alpha is None or cell.beta is None:
+            continue
+        score = row.value if row.better == "higher" else -row.value
+        pair = (cell.alpha, cell.beta)
+        budget[pair] = max(budget.get(pair, score), score)
+    best = {steps: sorted(pairs, key=lambda pair: -pairs[pair]) for steps, pairs in scores.items()}
+    return plan.refinement({steps: pairs[: plan.settings.refine] for steps, pairs in best.items()}, plan.settings.limit)
+
+
+def _register(output: Path, config: DictConfig) -> None:
+    """Notes in the folder what its cells have in common, or checks that it is what was noted there.
+
+    Raises:
+        UserError: the folder's cells were measured under other conditions.
+    """
+    checkpoint = find_checkpoint(config.ckpt, RUNS).resolve()
+    run = describe(checkpoint)
+    agreed: dict[str, Any] = {"checkpoint": run.fingerprint, "precision": str(config.trainer.precision)}
+    for name in AGREED:
+        value = config.get(name)
+        agreed[name] = OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+    agreed |= {"limit": config.sweep.limit, "full": config.sweep.full}
+    path = output / SWEEP
+    known = load_json(path) if path.exists() else None
+    if known is not None:
+        differ = [name for name, value in agreed.items() if known["agreed"].get(name) != value]
+        if differ:
+            raise UserError(f"{output} holds a sweep with another {' and '.join(differ)}: choose another sweep.dir=")
+    command = "python sweep.py " + " ".join(sys.argv[1:]) if known is None else known["command"]
+    settings = {"checkpoint": str(checkpoint), "step": run.step, "command": command, "seed": config.seed}
+    settings |= {"metric": config.sweep.metric, "limit": config.sweep.limit, "agreed": agreed}
+    write_atomically(path, dump_json(settings))
+
+
+def _report(folder: Path) -> None:
+    """Builds the report, and prints the verdicts and the table."""
+    page = build_report(folder)
+    print(f"\n{(folder / 'table.md').read_text()}\nReport  {page}", flush=True)
+
+
+def _conclude(output: Path) -> None:
+    """The report of a sweep that has run.
+
+    Raises:
+        UserError: some cells failed.
+    """
+    _report(output)
+    done = Sweep.load(output)
+    board = TensorBoard(str(output))
+    for name, figure in figures(done).items():
+        board.log_figure(name, figure, 0)
+    board.finalize("success")
+    if done.failed:
+        cell = done.failed[0]
+        raise UserError(
+            f"{len(done.failed)} of {len(done.cells)} cells failed ({cell.label}, {cell.steps} steps: {cell.error}); "
+            f"the same command with sweep.dir={output} tries them again"
+        )
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Holds a sweep folder's lock, which the operating system frees when its holder dies.
+
+    Raises:
+        UserError: another sweep holds it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another sweep is running in {output}: wait for it, or choose another sweep.dir=") from None
+    try:
+        yield
+    finally:
+        lock.release()

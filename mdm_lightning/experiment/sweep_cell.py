@@ -1,0 +1,168 @@
+"""One cell of a sweep: a Hydra job that evaluates the loaded checkpoint under one combination of options.
+
+Hydra hands a job its configuration and nothing else, so what lives as long as the process (the checkpoint, the data) is
+kept in this module.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from mdm_lightning.evaluation.advice import gap_row, predicted_gap
+from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
+from mdm_lightning.evaluation.description import describe_sampler
+from mdm_lightning.experiment.callbacks import build_loggers
+from mdm_lightning.experiment.command import explain
+from mdm_lightning.experiment.evaluate import build_evaluations, run_evaluations
+from mdm_lightning.experiment.launch import join_ranks
+from mdm_lightning.experiment.runs import RUNS, describe, find_checkpoint
+from mdm_lightning.experiment.subject import load_subject, precision_context
+from mdm_lightning.experiment.sweep_progress import PROGRESS
+from mdm_lightning.experiment.sweep_report.records import Cell, cell_path
+from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.training.dashboards import TensorBoard
+
+log = logging.getLogger(__name__)
+
+# Options that do not change a cell's numbers, or that are the same for the whole sweep.
+SHARED = {"ckpt", "cache_dir", "data", "debug", "logger", "run_dir", "sweep", "tokenizer", "trainer"}
+
+
+def run_cell(config: DictConfig) -> float:
+    """Evaluates one cell, writes its file, and returns what it is judged by (NaN if it failed).
+
+    A cell that fails on one process fails on all of them, is recorded with its message, and the sweep goes on. A cell
+    that is finished already is not run again.
+
+    Raises:
+        NotApplicable: the evaluation does not suit the data, so that no cell could succeed.
+    """
+    started = time.perf_counter()
+    subject, folder, identity = sweep_subject(config), Path(config.sweep.dir), _identity(config)
+    known = subject.processes.exchange(_finished(folder, identity) if subject.processes.first else None)[0]
+    cell = known or _cell(config, identity, *_evaluate(config, subject), started)
+    if subject.processes.first and known is None:
+        cell.write(folder)
+        _log(config, cell)
+    row = judging_row(cell, config.sweep.metric)
+    PROGRESS.advance(cell, row)
+    return math.nan if row is None else row.value
+
+
+def sweep_subject(config: DictConfig) -> Subject:
+    """The subject of the sweep, loaded by the first cell of this process.
+
+    Raises:
+        UserError: as load_subject.
+    """
+    chosen: dict[str, Any] = {"ckpt": config.ckpt, "cache_dir": config.cache_dir}
+    chosen["trainer"] = OmegaConf.to_container(config.trainer, resolve=True)
+    chosen["data"] = OmegaConf.to_container(config.data, resolve=False) if "data" in config else None
+    subject = _load(json.dumps(chosen))
+    subject.seed, subject.first = config.seed, config.evaluation.first
+    return subject
+
+
+def judging_row(cell: Cell, metric: str | None) -> Row | None:
+    """What a cell is judged by: the named metric, else the first that says which way is better, with scores if any."""
+    judging = sorted((row for row in cell.rows if row.better is not None), key=lambda row: row.scores is None)
+    return next((row for row in judging if metric in (None, row.metric)), None)
+
+
+@cache
+def _load(chosen: str) -> Subject:
+    config: Any = OmegaConf.create(json.loads(chosen))
+    processes = join_ranks(progress=False)
+    with processes.together(explain):
+        run = describe(find_checkpoint(config.ckpt, RUNS))
+        return load_subject(run, config.data, config.trainer, Path(config.cache_dir), 0, processes)
+
+
+def _identity(config: DictConfig) -> str:
+    """A hash of everything that decides the numbers of a cell, within a sweep."""
+    content = {
+        str(key): OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for key, value in config.items()
+        if key not in SHARED
+    }
+    return hashlib.sha256(json.dumps([config.sweep.stage, content], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _finished(folder: Path, identity: str) -> Cell | None:
+    path = cell_path(folder, identity)
+    cell = Cell.read(path) if path.exists() else None
+    return cell if cell is not None and cell.finished else None
+
+
+def _evaluate(config: DictConfig, subject: Subject) -> tuple[list[Row], str | None]:
+    """The cell's rows, or one line that says why there are none."""
+    rows: list[Row] = []
+    try:
+        with subject.processes.together(explain), precision_context(config.trainer, subject.device):
+            sampler = instantiate(config.sampler)
+            run_evaluations(build_evaluations(config.evaluation), subject, lambda name, row: rows.append(row))
+            rows += _prediction(config.sweep.profile, sampler, subject)
+    except NotApplicable:
+        raise
+    except Exception as error:  # whatever it is, it must not take the other cells down
+        if config.debug:
+            log.exception("cell failed")
+        return [], explain(error)
+    return rows, None
+
+
+def _prediction(profile: DictConfig | None, sampler: Sampler, subject: Subject) -> list[Row]:
+    """The predicted gap of the cell's sampler, from a loss profile that is measured once for the whole sweep."""
+    if profile is None:
+        return []
+    first, subject.first = subject.first, 0
+    try:
+        measured, sequences = subject.once("loss profile", lambda: instantiate(profile).measure(subject))
+    finally:
+        subject.first = first
+    gap = predicted_gap(measured, sampler, sampler.steps)
+    return [] if gap is None else [gap_row(gap, measured.length, sequences, describe_sampler(sampler))]
+
+
+def _cell(config: DictConfig, identity: str, rows: list[Row], error: str | None, started: float) -> Cell:
+    hydra, schedule = HydraConfig.get(), config.schedule
+    shared = set(hydra.job.config.override_dirname.exclude_keys)
+    overrides = [override.split("=", 1) for override in hydra.overrides.task]
+    return Cell(
+        id=identity,
+        stage=config.sweep.stage,
+        schedule=hydra.runtime.choices["schedule"],
+        alpha=schedule.get("alpha") if "beta" in schedule else None,
+        beta=schedule.get("beta"),
+        sampler=hydra.runtime.choices["sampler"],
+        steps=config.sampler.steps,
+        axes={key: value for key, value in overrides if key not in shared},
+        schedule_config=OmegaConf.to_container(schedule, resolve=True),  # pyright: ignore[reportArgumentType]
+        status="finished" if error is None else "failed",
+        error=error,
+        seconds=time.perf_counter() - started,
+        rows=rows,
+    )
+
+
+def _log(config: DictConfig, cell: Cell) -> None:
+    """A run of its own for each cell, with its options as hyperparameters."""
+    options = {"schedule": cell.label, "alpha": cell.alpha, "beta": cell.beta, "steps": cell.steps, **dict(cell.others)}
+    hparams = {key: value for key, value in options.items() if value is not None}
+    metrics = {row.metric: row.value for row in reversed(cell.rows)}
+    for logger in build_loggers(config.logger, None):
+        if isinstance(logger, TensorBoard):
+            logger.log_final(hparams, metrics, 0)
+        else:
+            logger.log_hyperparams(hparams)
+            logger.log_metrics(metrics, 0)
+        logger.finalize("success" if cell.finished else "failed")

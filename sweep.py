@@ -1,0 +1,20 @@
+"""Sweep mask schedules against step budgets: `python sweep.py ckpt=last`; `python sweep.py --help`."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from mdm_lightning.experiment.command import run_command
+from mdm_lightning.experiment.sweep import sweep
+from mdm_lightning.experiment.sweep_cell import run_cell
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="sweep")
+def main(config: DictConfig) -> float | None:
+    return run_cell(config)
+
+
+if __name__ == "__main__":
+    run_command(lambda: sweep(sys.argv[1:], main, Path(__file__).parent.resolve() / "conf"))

@@ -1,0 +1,130 @@
+"""The best schedules by the loss profile: against brute force, other optimisers and every familiar schedule."""
+
+import itertools
+import math
+import time
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from mdm_lightning.diffusion.counts import cheapest_counts, expected_counts
+from mdm_lightning.diffusion.profile import LossProfile
+from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, SquaredSineSchedule
+
+from .profiles import random_profile, smooth_profile
+from .tables import SCHEDULES
+
+
+def compositions(n: int, steps: int) -> list[tuple[int, ...]]:
+    return [c for c in itertools.product(range(n + 1), repeat=steps) if sum(c) == n]
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_dynamic_programme_is_brute_force(n, steps):
+    """Also for profiles that rise and fall, and with more steps than positions."""
+    for seed in range(3):
+        profile = random_profile(n, seed)
+        counts = profile.best_counts(steps)
+        assert counts.shape == (steps,)
+        assert counts.sum() == n
+        best = min(profile.nelbo_of_counts(c).value for c in compositions(n, steps))
+        assert profile.nelbo_of_counts(counts).value == pytest.approx(best)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 30, 50])
+def test_dynamic_programme_beats_every_schedule(steps):
+    for profile in (smooth_profile(50, 13), random_profile(50, seed=0)):
+        best = profile.nelbo_of_counts(profile.best_counts(steps)).value
+        for schedule in SCHEDULES:
+            assert best <= profile.nelbo_of_counts(expected_counts(schedule, steps, 50)).value + 1e-9
+            assert best <= profile.nelbo(schedule, steps).value + 1e-9, "a mean over counts"
+
+
+def test_useless_steps_stay_empty():
+    assert cheapest_counts(np.ones(6), 4).tolist() == [6, 0, 0, 0]
+    assert cheapest_counts(np.array([1.0, 0, 0, 0]), 3).tolist() == [1, 3, 0]
+    assert cheapest_counts(np.array([3.0, 2, 1]), 5).tolist() == [1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("n", [1, 2, 13, 128])
+@pytest.mark.parametrize("steps", [1, 3, 16])
+def test_optimal_schedule_reproduces_the_counts(n, steps):
+    profile = smooth_profile(n, min(n, 9)) if n > 1 else LossProfile(1, [0], [2.0])
+    schedule = profile.optimal_schedule(steps)
+    assert expected_counts(schedule, steps, n).tolist() == profile.best_counts(steps).tolist()
+
+
+@pytest.mark.parametrize("steps", [2, 5, 16, 64])
+def test_best_beta_is_the_best(steps):
+    """Against differential evolution on the same box with the exact prediction, and against every familiar schedule."""
+    profile = smooth_profile(64, 17)
+
+    def value(x: np.ndarray) -> float:
+        return profile.nelbo(BetaSchedule(*np.exp(x).tolist()), steps).value
+
+    box = [(math.log(0.05), math.log(20))] * 2
+    found = optimize.differential_evolution(value, box, seed=0, maxiter=20, popsize=8, polish=True)
+    best = profile.nelbo(profile.best_beta(steps), steps).value
+    assert best <= found.fun + 1e-5 * profile.gap(LinearSchedule(), steps).value
+    for schedule in (LinearSchedule(), SquaredSineSchedule(), BetaSchedule(0.9, 0.3), BetaSchedule(1.0, 0.2)):
+        assert best <= profile.nelbo(schedule, steps).value + 1e-9
+
+
+def test_best_beta_stays_in_its_box_and_prefers_linear():
+    profile = smooth_profile(40, 9)
+    schedule = profile.best_beta(6, lowest=0.4, highest=0.6)
+    assert 0.4 - 1e-12 <= schedule.alpha <= 0.6 + 1e-12
+    assert 0.4 - 1e-12 <= schedule.beta <= 0.6 + 1e-12
+    assert profile.best_beta(1) == BetaSchedule(0.5, 0.5), "with one step all are equal"
+
+
+@pytest.mark.parametrize("steps", [4, 16, 40])
+def test_best_beta_of_counts_is_better_at_its_own_game(steps):
+    profile = smooth_profile(40, 9)
+
+    def value(schedule: BetaSchedule) -> float:
+        return profile.nelbo_of_counts(expected_counts(schedule, steps, 40)).value
+
+    best = value(profile.best_beta_of_counts(steps))
+    grid = np.geomspace(0.1, 3, 12)
+    others = [BetaSchedule(float(a), float(b)) for a in grid for b in grid]
+    assert best <= min(map(value, [*others, profile.best_beta(steps), BetaSchedule(0.5, 0.5)])) + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_best_beta_of_counts_is_no_worse_than_the_other_best_beta(seed):
+    """Although the counts' score has plateaus, in which a search may get lost."""
+    profile, steps = random_profile(60, seed), 12
+    found, other = (
+        profile.nelbo_of_counts(expected_counts(schedule, steps, 60)).value
+        for schedule in (profile.best_beta_of_counts(steps), profile.best_beta(steps))
+    )
+    assert found <= other + 1e-9
+
+
+def test_as_many_steps_as_positions_are_best_spent_one_by_one():
+    """The linear schedule then has no gap in counts, unlike the independent step, which the plain search minds."""
+    profile = smooth_profile(32, 9).monotone()
+    assert profile.gap_of_counts(expected_counts(profile.best_beta_of_counts(32), 32, 32)).value == pytest.approx(0)
+    assert profile.gap(LinearSchedule(), 32).value > 0.1
+
+
+def test_all_advice_is_fast():
+    profile = smooth_profile(128, 33)
+    start = time.perf_counter()
+    for steps in (8, 16, 32, 64):
+        for schedule in (profile.best_beta(steps), profile.optimal_schedule(steps), profile.best_beta_of_counts(steps)):
+            profile.gap(schedule, steps)
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_steps_must_be_positive(steps):
+    profile = smooth_profile(10, 4)
+    for advice in (profile.best_beta, profile.best_beta_of_counts, profile.best_counts, profile.optimal_schedule):
+        with pytest.raises(ValueError, match="steps"):
+            advice(steps)
+    with pytest.raises(ValueError, match="steps"):
+        profile.nelbo(LinearSchedule(), steps)

@@ -1,0 +1,239 @@
+"""The exact law of the sampler's output: against the paper's table, enumeration, samples, and the bound by the gap."""
+
+import itertools
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from mdm_lightning.data.toy import Law, balanced, extremes
+from mdm_lightning.denoiser.dit import DiT
+from mdm_lightning.diffusion.profile import LossProfile
+from mdm_lightning.diffusion.schedule import (
+    BetaSchedule,
+    LinearSchedule,
+    MaskSchedule,
+    PolynomialSchedule,
+    SineSchedule,
+    TabulatedSchedule,
+)
+from mdm_lightning.evaluation.exact_law import ExactSampler, divergence, total_variation
+from mdm_lightning.sampling.count import Binomial, Expected, FirstHitting, LargestRemainder
+from mdm_lightning.sampling.noise import SequenceNoise
+from mdm_lightning.sampling.order import Random
+from mdm_lightning.sampling.remask import RemaskCapped
+from mdm_lightning.sampling.sampler import Sampler
+
+TOYS = {"extremes": extremes(), "balanced": balanced()}
+GRID = [BetaSchedule(float(a), float(b)) for a in np.linspace(0.1, 2, 15) for b in np.linspace(0.1, 2, 15)]
+
+
+@pytest.fixture(scope="module")
+def samplers() -> dict[str, ExactSampler]:
+    return {name: ExactSampler(law) for name, law in TOYS.items()}
+
+
+def random_law(n: int, d: int, size: int, seed: int) -> Law:
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(d**n, size, replace=False)
+    everything = list(itertools.product(range(d), repeat=n))
+    return Law([everything[i] for i in chosen], rng.dirichlet(np.ones(size)).tolist(), d)
+
+
+def small_network(law: Law, seed: int = 0) -> DiT:
+    torch.manual_seed(seed)
+    network = DiT(law.vocab_size, law.length, hidden_size=16, depth=1, heads=2, cond_dim=8).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return network
+
+
+def conditional(law: Law, state: tuple, position: int) -> np.ndarray:
+    """p(x_i | unmasked tokens) by summation; MASK is None; uniform in impossible contexts."""
+    table = np.zeros(law.vocab_size)
+    for x, p in zip(law.sequences, law.probabilities, strict=True):
+        if all(known in (None, token) for known, token in zip(state, x, strict=True)):
+            table[x[position]] += p
+    return table / table.sum() if table.sum() > 0 else np.full(law.vocab_size, 1 / law.vocab_size)
+
+
+def enumerated(law: Law, steps: list, chance) -> dict[tuple, float]:
+    """The output law in plain loops: at each step every subset of the masked positions with a given probability."""
+    mass = {(None,) * law.length: 1.0}
+    for step in steps:
+        following: dict[tuple, float] = {}
+        for state, probability in mass.items():
+            masked = [i for i, token in enumerate(state) if token is None]
+            for size in range(len(masked) + 1):
+                for subset in itertools.combinations(masked, size):
+                    weight = probability * chance(step, len(masked), size)
+                    if weight == 0:
+                        continue
+                    tables = [conditional(law, state, i) for i in subset]
+                    for tokens in itertools.product(range(law.vocab_size), repeat=size):
+                        reached = list(state)
+                        for i, token in zip(subset, tokens, strict=True):
+                            reached[i] = token
+                        factor = math.prod(table[token] for table, token in zip(tables, tokens, strict=True))
+                        following[tuple(reached)] = following.get(tuple(reached), 0) + weight * factor
+        mass = following
+    return mass
+
+
+def independent(rate: float, masked: int, revealed: int) -> float:
+    return rate**revealed * (1 - rate) ** (masked - revealed)
+
+
+def exactly(count: int, masked: int, revealed: int) -> float:
+    return (revealed == count) / math.comb(masked, revealed)
+
+
+@pytest.mark.parametrize(
+    ("name", "alpha", "beta", "variation", "kl"),
+    [
+        ("extremes", 0.5, 0.5, 0.405093, 0.519350),
+        ("extremes", 1.0, 1.0, 0.388184, 0.491323),
+        ("extremes", 0.9, 0.3, 0.386691, 0.488886),
+        ("balanced", 0.5, 0.5, 0.116913, 0.124332),
+        ("balanced", 0.9, 0.3, 0.291018, 0.343924),
+        ("balanced", 0.3, 0.9, 0.185520, 0.205205),
+    ],
+)
+def test_the_papers_toys(samplers, name, alpha, beta, variation, kl):
+    sampler = samplers[name]
+    law = sampler.law(BetaSchedule(alpha, beta), 3, Binomial())
+    assert total_variation(sampler.target, law) == pytest.approx(variation, abs=1e-6)
+    assert divergence(sampler.target, law) == pytest.approx(kl, abs=1e-6)
+
+
+LAWS = [
+    random_law(3, 2, 5, seed=0),
+    random_law(2, 4, 6, seed=1),
+    random_law(4, 2, 4, seed=2),
+    random_law(3, 3, 27, seed=3),
+]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: f"{law.length}-{law.vocab_size}-{len(law.sequences)}")
+@pytest.mark.parametrize(
+    "schedule", [BetaSchedule(0.9, 0.3), PolynomialSchedule(0.7), TabulatedSchedule([0, 0.4, 0.4, 1])]
+)
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_against_plain_enumeration(law, schedule, steps):
+    sampler = ExactSampler(law)
+    alphas = [0.0, *schedule.alpha_t(torch.arange(1, steps).double() / steps).tolist(), 1.0]
+    rates = [(b - a) / (1 - a) for a, b in itertools.pairwise(alphas)]
+    counts = np.diff(np.round(law.length * np.array(alphas)).astype(int)).tolist()
+    for found, loops in (
+        (sampler.law(schedule, steps, Binomial()), enumerated(law, rates, independent)),
+        (sampler.law(schedule, steps, Expected()), enumerated(law, counts, exactly)),
+        (sampler.law_of_counts(counts), enumerated(law, counts, exactly)),
+    ):
+        expected = [loops.get(tuple(x), 0.0) for x in sampler.sequences.tolist()]
+        assert found == pytest.approx(expected, abs=1e-12)
+        assert found.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("count", [Binomial(), Expected(), LargestRemainder(), FirstHitting()])
+def test_the_sampler_follows_it(count):
+    """Also with a network for a denoiser. Chi-square tests at level 1e-4."""
+    law, schedule, draws = random_law(4, 3, 9, seed=4), SineSchedule(), 20_000
+    network = small_network(law)
+    exact = ExactSampler(law, network)
+    canvas = torch.full((draws, 4), network.mask_id)
+    tokens = Sampler(schedule, count, Random())(network, canvas, SequenceNoise(0, range(draws)), steps=3).tokens
+    observed = np.bincount((tokens.numpy() * [27, 9, 3, 1]).sum(1), minlength=81)
+    expected = exact.law(schedule, 3, count) * draws
+    rare = expected < 5
+    groups = [np.append(x[~rare], x[rare].sum()) for x in (observed, expected)]
+    assert stats.chisquare(groups[0][groups[1] > 0], groups[1][groups[1] > 0]).pvalue > 1e-4
+
+
+def test_one_position_per_step_is_exact(samplers):
+    for sampler in samplers.values():
+        law = sampler.law(LinearSchedule(), 5, Expected())
+        assert law == pytest.approx(sampler.target, abs=1e-12)
+        assert law == pytest.approx(sampler.law(BetaSchedule(0.9, 0.3), 2, FirstHitting()), abs=1e-12)
+        many = sampler.law(LinearSchedule(), 3000, Binomial())
+        assert total_variation(sampler.target, many) < 2e-3
+
+
+@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize("steps", [2, 3, 4])
+def test_the_gap_bounds_the_divergence_and_ranks_schedules(samplers, name, steps):
+    """For an exact denoiser KL(data || sampler) <= gap_K, on the whole grid, and the two order schedules alike."""
+    law, sampler = TOYS[name], samplers[name]
+    profile = LossProfile.from_law(law.sequences, law.probabilities)
+    gaps = [profile.gap(schedule, steps).value for schedule in GRID]
+    divergences = [divergence(sampler.target, sampler.law(schedule, steps, Binomial())) for schedule in GRID]
+    assert all(kl <= gap for kl, gap in zip(divergences, gaps, strict=True))
+    assert stats.spearmanr(gaps, divergences).statistic >= 0.94
+
+
+@pytest.mark.parametrize("law", [*TOYS.values(), *LAWS], ids=lambda law: f"{law.name}-{law.length}-{law.vocab_size}")
+def test_the_gap_of_counts_bounds_the_divergence(law):
+    sampler, profile = ExactSampler(law), LossProfile.from_law(law.sequences, law.probabilities)
+    for counts in itertools.product(range(law.length + 1), repeat=3):
+        if sum(counts) == law.length:
+            kl = divergence(sampler.target, sampler.law_of_counts(list(counts)))
+            assert kl <= profile.gap_of_counts(counts).value + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bound_holds_for_a_network_too(seed):
+    """The K-step NELBO of a random network exceeds its K-step sampler's cross-entropy with the data."""
+    law = random_law(3, 3, 6, seed)
+    network = small_network(law, seed)
+    sampler, values = ExactSampler(law, network), np.zeros(3)
+    for x, p in zip(law.sequences, law.probabilities, strict=True):
+        for mask in itertools.product((False, True), repeat=3):
+            if any(mask):
+                tokens = torch.tensor([[network.mask_id if m else token for token, m in zip(x, mask, strict=True)]])
+                with torch.no_grad():
+                    nats = network.cross_entropy(network(tokens)[0], torch.tensor(x))[torch.tensor(mask)].mean()
+                values[3 - sum(mask)] += p * float(nats) / math.comb(3, sum(mask))
+    profile = LossProfile(3, range(3), values)
+    schedules: list[MaskSchedule] = [LinearSchedule(), SineSchedule(), *GRID[::40]]
+    for schedule, steps in itertools.product(schedules, (1, 2, 4)):
+        log_law = np.log(sampler.law(schedule, steps, Binomial()))
+        cross_entropy = -float(sampler.target @ log_law)
+        assert cross_entropy <= profile.nelbo(schedule, steps).value + 1e-6
+
+
+def test_a_grid_takes_seconds(samplers):
+    start = time.perf_counter()
+    for a, b in itertools.product(np.linspace(0.1, 2, 20), repeat=2):
+        samplers["balanced"].law(BetaSchedule(float(a), float(b)), 3, Binomial())
+    assert time.perf_counter() - start < 10
+
+
+def test_distances():
+    p, q = np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.5, 0.25])
+    assert total_variation(p, q) == 0.25
+    assert divergence(p, q) == pytest.approx(0.5 * math.log(2))
+    assert divergence(q, p) == math.inf, "p misses a part of q"
+    assert divergence(p, p) == total_variation(p, p) == 0
+
+
+def test_impossible_contexts_are_uniform():
+    """Revealing both positions of a correlated pair at once leads nowhere; a third position then knows nothing."""
+    law = Law.uniform([(0, 0, 0), (1, 1, 1)], 2)
+    result = ExactSampler(law).law_of_counts([2, 1])
+    assert result == pytest.approx([1 / 4, 1 / 12, 1 / 12, 1 / 12, 1 / 12, 1 / 12, 1 / 12, 1 / 4])
+
+
+def test_what_is_refused(samplers):
+    with pytest.raises(ValueError, match=r"extremes has .* 3\^9"):
+        ExactSampler(extremes(9))
+    with pytest.raises(ValueError, match="2 tokens, not 3"):
+        ExactSampler(extremes(), small_network(random_law(5, 3, 2, seed=0)))
+    with pytest.raises(ValueError, match="masks positions again"):
+        samplers["extremes"].law(LinearSchedule(), 3, RemaskCapped(0.1))
+    for counts in ([2, 2], [6, -1]):
+        with pytest.raises(ValueError, match="sum to 5"):
+            samplers["extremes"].law_of_counts(counts)
+    with pytest.raises(ValueError, match="steps"):
+        samplers["extremes"].law(LinearSchedule(), 0, Binomial())
