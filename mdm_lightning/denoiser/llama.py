@@ -1,0 +1,234 @@
+"""Bidirectional decoder blocks: the network of LLaDA (Nie et al., 2025) and of Dream (Ye et al., 2025), in one file.
+
+It is the Llama architecture (Touvron et al., 2023) without the causal mask: RMSNorm, SwiGLU, rotary attention with grouped
+queries. Dream, grown out of an autoregressive model, keeps that model's right shift: output i - 1 predicts position i.
+
+MASK. The published models hold MASK among their tokens (LLaDA: 126336 of 126464 rows). Here, as everywhere, MASK is id d, one
+past the last token: the embedding takes the published row for it, ``mask_row``, and the head gives that row's column the
+lowest number there is. Rows from d on, which no tokenizer produces, have no column at all.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mdm_lightning.denoiser.base import Denoiser
+
+INIT_STD = 0.02
+
+Rotation = tuple[Float32[Tensor, "c 1 l e"], Float32[Tensor, "c 1 l e"]]
+
+
+class Llama(Denoiser):
+    """Bidirectional Llama. Time-agnostic: it does not look at alpha.
+
+    Args:
+        vocab_size: d, number of ordinary tokens: as many as the tokenizer has ids.
+        length: longest sequence accepted.
+        rows: rows of the embedding and of the head, d or more.
+        mask_row: row of MASK's embedding; if below d, that token is never predicted.
+        hidden_size: width; a multiple of ``heads``, with an even width per head.
+        depth: number of blocks.
+        heads: attention heads per block.
+        key_value_heads: heads of keys and values, each shared by ``heads / key_value_heads`` queries.
+        mlp_size: width of the MLP.
+        rope_theta: base of the rotary frequencies.
+        norm_eps: added to the mean square in RMSNorm.
+        qkv_bias: queries, keys and values have a bias.
+        tie_weights: share the input embedding with the head.
+        shifted: output i - 1 predicts position i, and output 0 the first position as well (Dream).
+        activation_checkpointing: recompute each block in the backward pass, to save memory.
+
+    Raises:
+        ValueError: the sizes do not fit together.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        length: int,
+        *,
+        rows: int,
+        mask_row: int,
+        hidden_size: int,
+        depth: int,
+        heads: int,
+        key_value_heads: int,
+        mlp_size: int,
+        rope_theta: float,
+        norm_eps: float,
+        qkv_bias: bool = False,
+        tie_weights: bool = False,
+        shifted: bool = False,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(vocab_size, length)
+        for name, value in (
+            ("vocab_size", vocab_size),
+            ("length", length),
+            ("hidden_size", hidden_size),
+            ("depth", depth),
+            ("heads", heads),
+            ("key_value_heads", key_value_heads),
+            ("mlp_size", mlp_size),
+        ):
+            if value < 1:
+                raise ValueError(f"Llama: {name} must be at least 1, got {value}")
+        if hidden_size % heads or (hidden_size // heads) % 2:
+            raise ValueError(f"Llama: hidden_size {hidden_size} must be an even multiple of heads {heads}")
+        if heads % key_value_heads:
+            raise ValueError(f"Llama: heads {heads} must be a multiple of key_value_heads {key_value_heads}")
+        if vocab_size > rows:
+            raise ValueError(f"Llama: a vocabulary of {vocab_size} tokens does not fit into {rows} rows")
+        if not 0 <= mask_row < rows:
+            raise ValueError(f"Llama: mask_row must be in 0 ... {rows - 1}, got {mask_row}")
+        self.mask_row = mask_row
+        self.shifted = shifted
+        self.activation_checkpointing = activation_checkpointing
+        self.rotary = Rotary(hidden_size // heads, rope_theta)
+        self.embedding = nn.Embedding(rows, hidden_size)
+        self.blocks = nn.ModuleList(
+            Block(hidden_size, heads, key_value_heads, mlp_size, norm_eps, qkv_bias) for _ in range(depth)
+        )
+        self.norm = RMSNorm(hidden_size, norm_eps)
+        self.unembedding = None if tie_weights else nn.Linear(hidden_size, rows, bias=False)
+        for parameter in self.parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=INIT_STD)
+
+    def forward(
+        self,
+        tokens: Int64[Tensor, "b l"],
+        alpha: Float32[Tensor, " b"] | None = None,
+        padding: Bool[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "b l h"]:
+        """Hidden states after the final norm, in the row of the position that they predict. See Denoiser.forward.
+
+        A sequence's positions are counted from its first token that is no padding, so that padding on the left, on the
+        right or in between gives the hidden states of the sequence by itself.
+
+        Raises:
+            ValueError: the sequences are longer than ``length``.
+        """
+        length = tokens.shape[1]
+        if length > self.length:
+            raise ValueError(f"sequence length {length} is beyond the model's length {self.length}")
+        if padding is None:
+            positions, visible = torch.arange(length, device=tokens.device)[None], None
+        else:
+            positions, visible = (~padding).cumsum(1) - 1, ~padding[:, None, None, :]
+        rotation = self.rotary(positions)
+        x = self.embedding(tokens.masked_fill(tokens == self.mask_id, self.mask_row))
+        for block in self.blocks:
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(block, x, rotation, visible, use_reentrant=False)
+            else:
+                x = block(x, rotation, visible)
+        x = self.norm(x)
+        return _from_predecessor(x, padding) if self.shifted else x
+
+    def head(self, hidden: Float[Tensor, "m h"]) -> Float[Tensor, "m d"]:
+        weight = self.embedding.weight if self.unembedding is None else self.unembedding.weight
+        logits = F.linear(hidden, weight[: self.vocab_size])
+        if self.mask_row < self.vocab_size:
+            # Not -inf: guidance takes differences of logits.
+            logits[:, self.mask_row] = torch.finfo(logits.dtype).min
+        return logits
+
+    def shards(self) -> Iterable[nn.Module]:
+        return self.blocks
+
+    def forward_flops(self, length: int) -> tuple[float, float]:
+        linear = sum(module.weight.numel() for module in self.blocks.modules() if isinstance(module, nn.Linear))
+        hidden_size = self.embedding.embedding_dim
+        attention = 2 * length * hidden_size * len(self.blocks)  # scores, and the weighted sum of values
+        return 2.0 * (linear + attention), 2.0 * hidden_size * self.vocab_size
+
+
+def _from_predecessor(x: Float[Tensor, "b l h"], padding: Bool[Tensor, "b l"] | None) -> Float[Tensor, "b l h"]:
+    """Moves every row to the next position; the first position of a sequence keeps its own, as in Dream."""
+    if padding is None:
+        return torch.cat([x[:, :1], x[:, :-1]], dim=1)
+    own = torch.arange(x.shape[1], device=x.device).expand(padding.shape)
+    latest = own.masked_fill(padding, -1).cummax(1).values
+    before = F.pad(latest[:, :-1], (1, 0), value=-1)
+    return x.gather(1, torch.where(before < 0, own, before)[..., None].expand_as(x))
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding (Su et al., 2021), rotate-half form, in float32 whatever the precision of the weights."""
+
+    def __init__(self, head_dim: int, theta: float) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.theta = theta
+
+    def forward(self, positions: Int64[Tensor, "c l"]) -> Rotation:
+        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=positions.device) / self.head_dim
+        angle = (positions[..., None] * self.theta**-exponent).repeat(1, 1, 2)[:, None]
+        return angle.cos(), angle.sin()
+
+
+def _rotate(x: Float[Tensor, "b n l e"], rotation: Rotation) -> Float[Tensor, "b n l e"]:
+    cos, sin = rotation
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (Zhang & Sennrich, 2019), the mean square in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
+        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
+
+
+class Block(nn.Module):
+    """Attention and gated MLP, each behind a norm and added to the residual stream."""
+
+    def __init__(
+        self, hidden_size: int, heads: int, key_value_heads: int, mlp_size: int, norm_eps: float, qkv_bias: bool
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.key_value_heads = key_value_heads
+        key_value_size = key_value_heads * (hidden_size // heads)
+        self.attention_norm = RMSNorm(hidden_size, norm_eps)
+        self.query = nn.Linear(hidden_size, hidden_size, bias=qkv_bias)
+        self.key = nn.Linear(hidden_size, key_value_size, bias=qkv_bias)
+        self.value = nn.Linear(hidden_size, key_value_size, bias=qkv_bias)
+        self.output = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.mlp_norm = RMSNorm(hidden_size, norm_eps)
+        self.gate = nn.Linear(hidden_size, mlp_size, bias=False)
+        self.up = nn.Linear(hidden_size, mlp_size, bias=False)
+        self.down = nn.Linear(mlp_size, hidden_size, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "b l h"], rotation: Rotation, visible: Bool[Tensor, "b 1 1 l"] | None
+    ) -> Float[Tensor, "b l h"]:
+        x = x + self._attention(self.attention_norm(x), rotation, visible)
+        branch = self.mlp_norm(x)
+        return x + self.down(F.silu(self.gate(branch)) * self.up(branch))
+
+    def _attention(
+        self, x: Float[Tensor, "b l h"], rotation: Rotation, visible: Bool[Tensor, "b 1 1 l"] | None
+    ) -> Float[Tensor, "b l h"]:
+        q = _rotate(self._by_head(self.query(x), self.heads), rotation)
+        k = _rotate(self._by_head(self.key(x), self.key_value_heads), rotation)
+        v = self._by_head(self.value(x), self.key_value_heads)
+        # Repeated here, because with a padding mask only the slowest kernel groups the queries itself.
+        k, v = (y.repeat_interleave(self.heads // self.key_value_heads, dim=1) for y in (k, v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        return self.output(out.transpose(1, 2).flatten(2))
+
+    @staticmethod
+    def _by_head(x: Float[Tensor, "b l s"], heads: int) -> Float[Tensor, "b n l e"]:
+        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
