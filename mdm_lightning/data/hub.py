@@ -1,9 +1,9 @@
-"""The Hugging Face hub: data sets and tokenizers from it, failing within seconds where it cannot be reached."""
+"""The Hugging Face hub: data sets, tokenizers and models from it, failing within seconds where it cannot be reached."""
 
 import logging
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Thread
@@ -77,31 +77,60 @@ def fetch_tokenizer(name: str, revision: str | None) -> Path:
     Raises:
         UserError: it cannot be had; without a network, within seconds.
     """
+    return fetch_files(
+        name,
+        revision,
+        ["tokenizer.json", "tokenizer_config.json"],
+        lambda folder: [] if (folder / "tokenizer.json").exists() else ["tokenizer.json"],
+        kind="the tokenizer",
+        instead="set tokenizer.name_or_path= to a tokenizer.json or a folder that contains one",
+        without_network=", and data.path= to a local copy of the data",
+    )
+
+
+def fetch_files(
+    name: str,
+    revision: str | None,
+    patterns: list[str],
+    missing: Callable[[Path], list[str]],
+    *,
+    kind: str,
+    instead: str,
+    without_network: str = "",
+) -> Path:
+    """A folder with some files of a hub model, from the local hub cache if they are there.
+
+    Args:
+        patterns: files to fetch.
+        missing: which of the files that must be there a folder lacks.
+        kind: what is fetched, for messages.
+        instead: what to do if it cannot be had.
+        without_network: what to do besides if there is no network.
+
+    Raises:
+        UserError: they cannot be had; without a network, within seconds.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["tokenizer.json", "tokenizer_config.json"]
-    instead = "set tokenizer.name_or_path= to a tokenizer.json or a folder that contains one"
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True))
-        if (folder / "tokenizer.json").exists():
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
+        if not missing(folder):
             return folder
     except LocalEntryNotFoundError:
         log.debug("%s is not in the local hub cache", name)
     except HFValidationError as error:
         raise UserError(f"{name} is neither an existing path nor a hub name; {instead}") from error
     if not hub_is_reachable():
-        raise UserError(
-            f"cannot reach the Hugging Face hub for the tokenizer {name}; {instead}, and data.path= to a local copy of "
-            "the data"
-        )
+        raise UserError(f"cannot reach the Hugging Face hub for {kind} {name}; {instead}{without_network}")
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise UserError(f"cannot load the tokenizer {name} from the Hugging Face hub ({reason}); {instead}") from error
-    if not (folder / "tokenizer.json").exists():
-        raise UserError(f"{name} on the Hugging Face hub has no tokenizer.json; {instead}")
+        raise UserError(f"cannot load {kind} {name} from the Hugging Face hub ({reason}); {instead}") from error
+    lacking = missing(folder)
+    if lacking:
+        raise UserError(f"{name} on the Hugging Face hub has no {', '.join(lacking)}; {instead}")
     return folder
 
 

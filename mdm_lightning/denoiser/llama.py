@@ -1,11 +1,12 @@
 """Bidirectional decoder blocks: the network of LLaDA (Nie et al., 2025) and of Dream (Ye et al., 2025), in one file.
 
-It is the Llama architecture (Touvron et al., 2023) without the causal mask: RMSNorm, SwiGLU, rotary attention with grouped
-queries. Dream, grown out of an autoregressive model, keeps that model's right shift: output i - 1 predicts position i.
+It is the Llama architecture (Touvron et al., 2023) without the causal mask: RMSNorm, SwiGLU, rotary attention with
+grouped queries. Dream, grown out of an autoregressive model, keeps that model's right shift: output i - 1 predicts
+position i.
 
-MASK. The published models hold MASK among their tokens (LLaDA: 126336 of 126464 rows). Here, as everywhere, MASK is id d, one
-past the last token: the embedding takes the published row for it, ``mask_row``, and the head gives that row's column the
-lowest number there is. Rows from d on, which no tokenizer produces, have no column at all.
+The published models hold MASK among their tokens (LLaDA: row 126336 of 126464). Here, as everywhere, MASK is id d, one
+past the last token. The embedding takes the published row for it, ``mask_row``; the head gives that row's own column
+the lowest number there is, and has no columns from d on, for which there are no tokens.
 """
 
 from collections.abc import Iterable
@@ -160,7 +161,7 @@ def _from_predecessor(x: Float[Tensor, "b l h"], padding: Bool[Tensor, "b l"] | 
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding (Su et al., 2021), rotate-half form, in float32 whatever the precision of the weights."""
+    """Rotary position embedding (Su et al., 2021), rotate-half form, in float32 whatever the weights' precision."""
 
     def __init__(self, head_dim: int, theta: float) -> None:
         super().__init__()
@@ -225,7 +226,8 @@ class Block(nn.Module):
         k = _rotate(self._by_head(self.key(x), self.key_value_heads), rotation)
         v = self._by_head(self.value(x), self.key_value_heads)
         # Repeated here, because with a padding mask only the slowest kernel groups the queries itself.
-        k, v = (y.repeat_interleave(self.heads // self.key_value_heads, dim=1) for y in (k, v))
+        groups = self.heads // self.key_value_heads
+        k, v = (y[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2) for y in (k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         return self.output(out.transpose(1, 2).flatten(2))
 

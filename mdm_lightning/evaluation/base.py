@@ -1,5 +1,6 @@
 """What an evaluation is: an object that turns a denoiser and data into tidy rows."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 from mdm_lightning.data.source import PreparedData, Task
 from mdm_lightning.data.tokenizer import Tokenizer
+from mdm_lightning.data.toy import Law
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.processes import Processes
@@ -77,6 +79,7 @@ class Subject:
         length: positions per sequence, l.
         prepare: finds the data, or builds them, when an evaluation first asks for them.
         task: the rule that checks responses; None for text.
+        law: of the data, where it is small enough to enumerate.
         fingerprint: of the checkpoint's contents.
         device: where the denoiser is.
         seed: of everything random.
@@ -90,6 +93,7 @@ class Subject:
     length: int
     prepare: Callable[[], PreparedData]
     task: Task | None = None
+    law: Law | None = None
     fingerprint: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
@@ -127,6 +131,16 @@ class Evaluation(Protocol):
     same rows as every other process."""
 
     def __call__(self, subject: Subject) -> Iterator[Row]: ...
+
+
+class Study(ABC):
+    """An evaluation of formulas alone: it needs neither checkpoint nor data, and one process."""
+
+    @abstractmethod
+    def study(self, outputs: Outputs) -> Iterator[Row]: ...
+
+    def __call__(self, subject: Subject) -> Iterator[Row]:
+        return self.study(subject.outputs)
 
 
 def batches(size: int, batch_size: int, first: int = 0) -> list[range]:

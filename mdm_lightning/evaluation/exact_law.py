@@ -10,6 +10,7 @@ position independently falls into step k with probability alpha_{k+1} - alpha_k.
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,8 +23,13 @@ from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.counts import alphas_on_grid
 from mdm_lightning.diffusion.schedule import MaskSchedule
+from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
+from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.sampling.count import Binomial, PlannedCount
 from mdm_lightning.sampling.noise import SequenceNoise
+from mdm_lightning.sampling.order import Random
+from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.sampling.tokens import TokenSampler
 
 LARGEST = 2**13
 """Partly masked sequences, (d + 1)^n, of the largest law that is enumerated."""
@@ -143,6 +149,33 @@ class ExactSampler:
         return so_far[self.length] * math.factorial(self.length)
 
 
+@dataclass(frozen=True)
+class ExactLaw:
+    """How far the sampler's output is from the law of the data: exact numbers, nothing is drawn.
+
+    Args:
+        sampler: with the order Random and plain draws, from all masks.
+    """
+
+    sampler: Sampler
+
+    def __call__(self, subject: Subject) -> Iterator[Row]:
+        """Raises:
+        NotApplicable: the data's law is unknown, or the sampler is not one that can be enumerated.
+        ValueError: the law is too large to enumerate, or has other tokens than the denoiser.
+        """
+        law, sampler = subject.law, self.sampler
+        if law is None:
+            raise NotApplicable("evaluation=exact_law needs a law to enumerate: data=toy_extremes, toy_balanced or toy")
+        count = _enumerable_count(sampler)
+        exact = subject.once(ExactSampler, lambda: ExactSampler(law, subject.denoiser))
+        output = exact.law(sampler.schedule, sampler.steps or law.length, count)
+        settings = {"data": law.name, **describe_sampler(sampler)}
+        states = len(exact.sequences)
+        yield Row("tv", total_variation(exact.target, output), None, states, settings, "lower")
+        yield Row("kl", divergence(exact.target, output), None, states, settings, "lower")
+
+
 def total_variation(p: Float64[np.ndarray, " s"], q: Float64[np.ndarray, " s"]) -> float:
     """Half the sum of |p - q|."""
     return float(np.abs(p - q).sum() / 2)
@@ -151,6 +184,22 @@ def total_variation(p: Float64[np.ndarray, " s"], q: Float64[np.ndarray, " s"]) 
 def divergence(p: Float64[np.ndarray, " s"], q: Float64[np.ndarray, " s"]) -> float:
     """KL(p || q) in nats; infinite where q misses a part of p."""
     return float(special.rel_entr(p, q).sum())
+
+
+def _enumerable_count(sampler: Sampler) -> PlannedCount:
+    """The sampler's count.
+
+    Raises:
+        NotApplicable: the law of the sampler's output is not that of random positions and plain draws.
+    """
+    count, one_block = sampler.count, sampler.blocks.length is None
+    plain = sampler.tokens == TokenSampler() and sampler.guidance.scale == 0 and one_block
+    if not (plain and isinstance(sampler.order, Random) and isinstance(count, PlannedCount) and not count.remasks):
+        raise NotApplicable(
+            "evaluation=exact_law enumerates order=random with a planned count (binomial, expected, ...), without "
+            "temperature, top-k, top-p, guidance and blocks"
+        )
+    return count
 
 
 def _all_states(length: int, vocab_size: int) -> Int64[np.ndarray, "z n"]:

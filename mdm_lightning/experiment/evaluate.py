@@ -1,4 +1,7 @@
-"""`python evaluate.py ckpt=...`: a checkpoint's numbers, as tables, figures and files."""
+"""`python evaluate.py ckpt=...`: a checkpoint's numbers, as tables, figures and files.
+
+Without a checkpoint: those of the exact denoiser of a law that `data=` gives, and of evaluations that need none.
+"""
 
 import dataclasses
 import logging
@@ -8,16 +11,21 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import Evaluation, NotApplicable, Row, Subject
+from mdm_lightning.evaluation.base import Evaluation, NotApplicable, Row, Study, Subject
 from mdm_lightning.experiment.callbacks import build_loggers
 from mdm_lightning.experiment.command import explain
 from mdm_lightning.experiment.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
 from mdm_lightning.experiment.results import Results
-from mdm_lightning.experiment.runs import RUNS, describe, find_checkpoint
-from mdm_lightning.experiment.subject import load_subject, precision_context
+from mdm_lightning.experiment.subject import (
+    choose_origin,
+    find_origin,
+    load_subject,
+    needs_checkpoint,
+    precision_context,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,35 +36,34 @@ def evaluate(config: DictConfig) -> None:
     Raises:
         UserError: there is no such checkpoint, or it does not fit the request.
     """
-    if config.ckpt is None:
-        raise UserError("evaluate.py needs a checkpoint: ckpt=last, ckpt=RUN_FOLDER or ckpt=FILE.ckpt")
     hydra = HydraConfig.get()
     output = Path(hydra.runtime.output_dir)
-    run = describe(find_checkpoint(config.ckpt, RUNS))
-    evaluations = build_evaluations(config.evaluation)
+    evaluations, origin = build_evaluations(config.evaluation), find_origin(config.ckpt, config.get("data"))
+    if origin is None:
+        _conduct(evaluations, config, output)
+        return
     ranks = local_ranks(config.trainer)
     if ranks > 1 and not ranks_exist():
         others = [override for override in hydra.overrides.task if not override.startswith("ckpt=")]
-        launch_ranks(ranks, [*others, f"ckpt='{run.path}'", f"hydra.run.dir='{output.resolve()}'"])
+        launch_ranks(ranks, [*others, choose_origin(origin), f"hydra.run.dir='{output.resolve()}'"])
         return
     processes = join_ranks(progress=config.trainer.enable_progress_bar)
     with processes.together(explain):
         started = time.perf_counter()
         subject = load_subject(
-            run, OmegaConf.select(config, "data"), config.trainer, Path(config.cache_dir), config.seed, processes
+            origin, config.get("data"), config.trainer, Path(config.cache_dir), config.seed, processes
         )
         subject.first = config.evaluation.first
-        results = Results(output, build_loggers(config.logger, None) if processes.first else [], run.step)
+        results = Results(output, build_loggers(config.logger, None) if processes.first else [], origin.step)
         if processes.first:
-            log.info("%s at step %s, on %s", run.path, f"{run.step:,}", subject.device)
+            log.info("%s at step %s, on %s", origin.path, f"{origin.step:,}", subject.device)
             subject = dataclasses.replace(subject, outputs=results)
         try:
             with precision_context(config.trainer, subject.device):
                 run_evaluations(evaluations, subject, results.add if processes.first else _ignore)
         finally:
             if processes.first and results.rows:
-                seconds = time.perf_counter() - started
-                print("", results.report(), f"\n{output}/results.csv, after {seconds:.1f} s", sep="\n", flush=True)
+                _print(results, started)
 
 
 def build_evaluations(config: DictConfig) -> dict[str, Evaluation]:
@@ -83,6 +90,30 @@ def run_evaluations(evaluations: Mapping[str, Evaluation], subject: Subject, add
             log.debug("%s left out: %s", name, error)
     if len(unsuited) == len(evaluations):
         raise unsuited[0] if unsuited else UserError("there is nothing to evaluate: choose evaluation=")
+
+
+def _conduct(evaluations: Mapping[str, Evaluation], config: DictConfig, output: Path) -> None:
+    """Runs evaluations that need no denoiser, in one process.
+
+    Raises:
+        UserError: one of them needs a denoiser.
+    """
+    started = time.perf_counter()
+    studies = {name: evaluation for name, evaluation in evaluations.items() if isinstance(evaluation, Study)}
+    if len(studies) < len(evaluations) or not studies:
+        raise needs_checkpoint("evaluate.py")
+    if not join_ranks(progress=False).first:
+        return
+    results = Results(output, build_loggers(config.logger, None), step=0)
+    for name, evaluation in studies.items():
+        for row in evaluation.study(results):
+            results.add(name, row)
+    _print(results, started)
+
+
+def _print(results: Results, started: float) -> None:
+    seconds = time.perf_counter() - started
+    print("", results.report(), f"\n{results.folder}/results.csv, after {seconds:.1f} s", sep="\n", flush=True)
 
 
 def _ignore(evaluation: str, row: Row) -> None:

@@ -22,7 +22,8 @@ from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.experiment.command import ERROR_FILE
 from mdm_lightning.experiment.evaluate import build_evaluations
 from mdm_lightning.experiment.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
-from mdm_lightning.experiment.runs import RUNS, describe, find_checkpoint
+from mdm_lightning.experiment.runs import Run
+from mdm_lightning.experiment.subject import Oracle, choose_origin, find_origin, needs_checkpoint
 from mdm_lightning.experiment.sweep_cell import judging_row, sweep_subject
 from mdm_lightning.experiment.sweep_plan import SweepPlan, line, parse
 from mdm_lightning.experiment.sweep_progress import PROGRESS
@@ -59,7 +60,7 @@ def sweep(arguments: Sequence[str], main: Main, conf: Path) -> None:
         main()
         return
     plan, config = _plan(overrides, conf)
-    output, shared = Path(config.sweep.dir).resolve(), _share(plan, config)
+    output, shared = Path(config.sweep.dir).resolve(), _share(config)
     ranks = local_ranks(config.trainer)
     launched = ERROR_FILE in os.environ
     if ranks_exist() and not launched and "sweep.dir" not in {o.key_or_group for o in plan.base}:
@@ -85,16 +86,26 @@ def _plan(overrides: Sequence[str], conf: Path) -> tuple[SweepPlan, DictConfig]:
     base = [override for override in parsed if not override.is_sweep_override()]
     with initialize_config_dir(str(conf), version_base="1.3"):
         config = compose("sweep", [line(o) for o in base], return_hydra_config=True)
-    if config.ckpt is None:
-        raise UserError("sweep.py needs a checkpoint: ckpt=last, ckpt=RUN_FOLDER or ckpt=FILE.ckpt")
+    config.ckpt = str(origin.path) if isinstance(origin := _origin(config), Run) else None
     axes = [override for override in parsed if override.is_sweep_override()]
     return SweepPlan(base, axes, config.sweep), config
 
 
-def _share(plan: SweepPlan, config: DictConfig) -> list[str]:
-    """The overrides that make every process and every multirun mean the same checkpoint and folder."""
-    checkpoint = find_checkpoint(config.ckpt, RUNS).resolve()
-    return [f"ckpt='{checkpoint}'", f"sweep.dir='{Path(config.sweep.dir).resolve()}'"]
+def _origin(config: DictConfig) -> Run | Oracle:
+    """Where the denoiser of all cells comes from.
+
+    Raises:
+        UserError: neither ``ckpt=`` nor ``data=`` says.
+    """
+    origin = find_origin(config.ckpt, config.get("data"))
+    if origin is None:
+        raise needs_checkpoint("sweep.py")
+    return origin
+
+
+def _share(config: DictConfig) -> list[str]:
+    """The overrides that make every process and every multirun mean the same denoiser and folder."""
+    return [choose_origin(_origin(config)), f"sweep.dir='{Path(config.sweep.dir).resolve()}'"]
 
 
 def _run(
@@ -106,7 +117,6 @@ def _run(
             _register(output, config)
     in_this_process = "BasicLauncher" in config.hydra.launcher._target_
     if in_this_process:
-        config.ckpt = str(find_checkpoint(config.ckpt, RUNS).resolve())
         sweep_subject(config)
     grid = plan.grid()
     if processes.first and in_this_process and config.trainer.enable_progress_bar:
@@ -151,9 +161,8 @@ def _register(output: Path, config: DictConfig) -> None:
     Raises:
         UserError: the folder's cells were measured under other conditions.
     """
-    checkpoint = find_checkpoint(config.ckpt, RUNS).resolve()
-    run = describe(checkpoint)
-    agreed: dict[str, Any] = {"checkpoint": run.fingerprint, "precision": str(config.trainer.precision)}
+    origin = _origin(config)
+    agreed: dict[str, Any] = {"checkpoint": origin.fingerprint, "precision": str(config.trainer.precision)}
     for name in AGREED:
         value = config.get(name)
         agreed[name] = OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
@@ -165,7 +174,7 @@ def _register(output: Path, config: DictConfig) -> None:
         if differ:
             raise UserError(f"{output} holds a sweep with another {' and '.join(differ)}: choose another sweep.dir=")
     command = "python sweep.py " + " ".join(sys.argv[1:]) if known is None else known["command"]
-    settings = {"checkpoint": str(checkpoint), "step": run.step, "command": command, "seed": config.seed}
+    settings = {"checkpoint": str(origin.path), "step": origin.step, "command": command, "seed": config.seed}
     settings |= {"metric": config.sweep.metric, "limit": config.sweep.limit, "agreed": agreed}
     write_atomically(path, dump_json(settings))
 

@@ -24,8 +24,7 @@ from mdm_lightning.experiment.callbacks import build_loggers
 from mdm_lightning.experiment.command import explain
 from mdm_lightning.experiment.evaluate import build_evaluations, run_evaluations
 from mdm_lightning.experiment.launch import join_ranks
-from mdm_lightning.experiment.runs import RUNS, describe, find_checkpoint
-from mdm_lightning.experiment.subject import load_subject, precision_context
+from mdm_lightning.experiment.subject import find_origin, load_subject, needs_checkpoint, precision_context
 from mdm_lightning.experiment.sweep_progress import PROGRESS
 from mdm_lightning.experiment.sweep_report.records import Cell, cell_path
 from mdm_lightning.sampling.sampler import Sampler
@@ -83,8 +82,10 @@ def _load(chosen: str) -> Subject:
     config: Any = OmegaConf.create(json.loads(chosen))
     processes = join_ranks(progress=False)
     with processes.together(explain):
-        run = describe(find_checkpoint(config.ckpt, RUNS))
-        return load_subject(run, config.data, config.trainer, Path(config.cache_dir), 0, processes)
+        origin = find_origin(config.ckpt, config.data)
+        if origin is None:
+            raise needs_checkpoint("sweep.py")
+        return load_subject(origin, config.data, config.trainer, Path(config.cache_dir), 0, processes)
 
 
 def _identity(config: DictConfig) -> str:

@@ -19,9 +19,11 @@ from mdm_lightning.experiment.sweep_report.page import Section, page
 from mdm_lightning.experiment.sweep_report.prediction import prediction
 from mdm_lightning.experiment.sweep_report.records import Sweep
 from mdm_lightning.experiment.sweep_report.tables import (
+    Table,
     agreement_table,
     comparison_table,
     difference_table,
+    overview_table,
     prediction_table,
     results_csv,
     score_table,
@@ -46,16 +48,17 @@ def build_report(folder: Path) -> Path:
     objective = sweep.objective()
     parts = [] if objective is None else list(sections(columns(sweep, objective)).values())
     described = [_section(part) for part in parts]
+    overview = overview_table(parts)
     (folder / FIGURES).mkdir(exist_ok=True)
     for section in described:
         for name, png in section.pictures.items():
             with replacing(folder / FIGURES / f"{_file_name(name, section.title)}.png") as file:
                 file.write(png)
     write_atomically(folder / "results.csv", results_csv(sweep))
-    write_atomically(folder / "table.md", _markdown(described))
-    write_atomically(folder / "table.tex", _latex(parts))
+    write_atomically(folder / "table.md", _markdown(described, overview))
+    write_atomically(folder / "table.tex", _latex(parts, overview))
     title = "Schedule sweep" if objective is None else f"Schedule sweep: {words(objective.metric)}"
-    write_atomically(folder / REPORT, page(sweep, title, described))
+    write_atomically(folder / REPORT, page(sweep, title, described, overview))
     return folder / REPORT
 
 
@@ -84,9 +87,9 @@ def _pictures(figures: Mapping[str, Figure]) -> dict[str, bytes]:
     return pictures
 
 
-def _markdown(described: Sequence[Section]) -> str:
+def _markdown(described: Sequence[Section], overview: Table | None) -> str:
     """The verdicts and the score tables, later stages first."""
-    blocks = []
+    blocks = [] if overview is None else [markdown(overview)]
     for section in described:
         if section.title:
             blocks.append(f"## {escape_markdown(section.title)}\n")
@@ -95,9 +98,9 @@ def _markdown(described: Sequence[Section]) -> str:
     return "\n".join(blocks)
 
 
-def _latex(parts: Sequence[Sequence[Column]]) -> str:
+def _latex(parts: Sequence[Sequence[Column]], overview: Table | None) -> str:
     """The score tables, later stages first."""
-    blocks = []
+    blocks = [] if overview is None else [latex(overview)]
     for part in parts:
         for columns_of_stage in reversed(stages(part)):
             blocks.append(f"% {escape_latex(conditions(part[0].others))}\n" if part[0].others else "")

@@ -70,15 +70,17 @@ class Section:
     pictures: Mapping[str, bytes]
 
 
-def page(sweep: Sweep, title: str, sections: Sequence[Section]) -> str:
+def page(sweep: Sweep, title: str, sections: Sequence[Section], overview: Table | None) -> str:
     """The page.
 
     Args:
         sweep: for what failed, and for how it was run.
         title: heading of the page.
         sections: one per combination of the other axes.
+        overview: a table of all sections, if there are several.
     """
     body = [f"<h1>{html.escape(title)}</h1>", _progress(sweep)]
+    body.append("" if overview is None else html_table(overview))
     body += [_heading(section, "What to use") + _verdicts(section.verdicts) for section in sections]
     for section in sections:
         body.append(_heading(section, "Scores") + html_table(section.scores[0]))
@@ -148,6 +150,8 @@ def _failures(sweep: Sweep) -> str:
 def _settings(sweep: Sweep) -> str:
     entries = []
     for name, value in sweep.settings.items():
+        if name == "agreed":  # for the machine: what a resumed sweep must not change
+            continue
         text = value if isinstance(value, str) else json.dumps(value, default=str)
         entries.append(f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(text)}</dd>")
     return f"<dl>{''.join(entries)}</dl>"

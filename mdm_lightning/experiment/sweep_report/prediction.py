@@ -39,9 +39,9 @@ class Prediction:
 
 
 def prediction(column: Column) -> Prediction | None:
-    """The prediction of a column; None if its cells have no predicted gap."""
+    """The prediction of a column; None if fewer than two of its cells have a predicted gap: nothing to choose from."""
     known = [(entry, gap) for entry in column.entries if math.isfinite(gap := predicted_gap(entry))]
-    if not known:
+    if len(known) < 2:
         return None
     sign = column.objective.sign
     chosen, _ = min(known, key=lambda pair: pair[1])

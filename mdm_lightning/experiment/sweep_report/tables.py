@@ -6,8 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mdm_lightning.evaluation.base import Row
-from mdm_lightning.experiment.sweep_report.columns import Column, Entry
-from mdm_lightning.experiment.sweep_report.notation import decimals, interval, number, p_value, score, stage, words
+from mdm_lightning.experiment.sweep_report.columns import Column, Entry, preferred
+from mdm_lightning.experiment.sweep_report.notation import (
+    conditions,
+    decimals,
+    interval,
+    number,
+    p_value,
+    score,
+    stage,
+    words,
+)
 from mdm_lightning.experiment.sweep_report.prediction import Prediction, predicted_gap
 from mdm_lightning.experiment.sweep_report.records import NFE, Cell, Sweep, in_order
 
@@ -52,6 +61,38 @@ def score_table(columns: Sequence[Column]) -> Table:
         return Item(score(entry, digits), entry.label in column.near_best)
 
     return _by_schedule(title, caption, columns, item)
+
+
+def overview_table(parts: Sequence[Sequence[Column]]) -> Table | None:
+    """The best score of every section, one row each; None if there is but one section."""
+    if len(parts) < 2:
+        return None
+    every = [column for part in parts for column in preferred(part)]
+    digits = decimals(every)
+    budgets = {c.steps: c.budget for c in sorted(every, key=lambda c: (c.steps is None, c.steps or 0))}
+    alone = all(len(column.entries) == 1 for column in every)
+    sign = every[0].objective.sign
+    bars = {
+        steps: max((c.best for c in every if c.steps == steps), key=lambda entry: sign * entry.value)
+        for steps in budgets
+    }
+    rows = []
+    for part in parts:
+        found = {column.steps: column.best for column in preferred(part)}
+        row = [Item(conditions(part[0].others))]
+        for steps in budgets:
+            entry, bar = found.get(steps), bars[steps]
+            text = MISSING if entry is None else score(entry, digits) + ("" if alone else f" {entry.label}")
+            near = entry is not None and sign * entry.value >= sign * bar.value - (bar.stderr or 0)
+            row.append(Item(text, near))
+        rows.append(row)
+    metric = every[0].objective
+    which = "" if alone else " of each row's best schedule"
+    caption = (
+        f"{words(metric.metric)} ({metric.better} is better) ± standard error{which}; bold: within one standard error "
+        "of the column's best"
+    )
+    return Table("Overview", caption, ["", *budgets.values()], rows)
 
 
 def difference_table(columns: Sequence[Column]) -> Table | None:
