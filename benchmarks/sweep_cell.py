@@ -48,9 +48,8 @@ def main() -> None:
         per_cell = (written[-1] - written[0]) / (len(paths) - 1)
         sampling = sum(sampling_seconds(json.loads(path.read_text())["rows"]) for path in paths[1:]) / (len(paths) - 1)
         alone = run("evaluate.py", *common, "evaluation=task", f"sampler.steps={STEPS}", f"run_dir={folder}/alone")
-    print(
-        f"a cell of the sweep     {per_cell:7.3f} s, of it sampling {sampling:.3f} s, overhead {per_cell - sampling:.3f} s"
-    )
+    overhead = per_cell - sampling
+    print(f"a cell of the sweep     {per_cell:7.3f} s, of it sampling {sampling:.3f} s, overhead {overhead:.3f} s")
     print(f"a process for each cell {alone:7.3f} s")
     print(f"ratio                   {alone / per_cell:7.1f}")
 

@@ -1,6 +1,6 @@
 """Lightning checkpoints of MDLM's and duo's code: averaged weights, and a configuration without its classes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ class _Inert:
         self.state = state
 
 
+def _stand_in(name: str) -> Callable[..., _Inert]:
+    """An inert class of that name: the unpickler looks classes up by module and name."""
+    module, _, name = name.rpartition(".")
+    return type(name, (_Inert,), {"__module__": module})
+
+
 def load_without_classes(path: Path) -> Any:
     """The contents of a ``torch.save`` file, read by torch's ``weights_only`` unpickler.
 
@@ -34,8 +40,8 @@ def load_without_classes(path: Path) -> Any:
     Raises:
         RuntimeError, EOFError, pickle.UnpicklingError, ValueError, OSError: it cannot be read.
     """
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    with torch.serialization.safe_globals([(_Inert, name) for name in names]):
+    unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    with torch.serialization.safe_globals([_stand_in(name) for name in unknown]):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 

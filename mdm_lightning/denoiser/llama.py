@@ -10,6 +10,7 @@ the lowest number there is, and has no columns from d on, for which there are no
 """
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from mdm_lightning.denoiser.base import Denoiser
 
 INIT_STD = 0.02
+
+LOGITS_AT_ONCE = 2**26  # 256 MiB in float32
 
 Rotation = tuple[Float32[Tensor, "c 1 l e"], Float32[Tensor, "c 1 l e"]]
 
@@ -137,8 +140,21 @@ class Llama(Denoiser):
         logits = F.linear(hidden, weight[: self.vocab_size])
         if self.mask_row < self.vocab_size:
             # Not -inf: guidance takes differences of logits.
-            logits[:, self.mask_row] = torch.finfo(logits.dtype).min
+            logits[..., self.mask_row] = torch.finfo(logits.dtype).min
         return logits
+
+    def cross_entropy(self, hidden: Float[Tensor, "m h"], targets: Int64[Tensor, " m"]) -> Float32[Tensor, " m"]:
+        """As Denoiser.cross_entropy, with the logits of at most ``LOGITS_AT_ONCE / d`` rows in memory.
+
+        At 126,000 tokens the logits of a batch are larger than the model; in training they are computed twice instead.
+        """
+        rows = max(1, LOGITS_AT_ONCE // self.vocab_size)
+        if len(hidden) <= rows:
+            return super().cross_entropy(hidden, targets)
+        cross_entropy = super().cross_entropy  # a bare super() does not work inside a comprehension
+        if torch.is_grad_enabled():
+            cross_entropy = partial(checkpoint, cross_entropy, use_reentrant=False)
+        return torch.cat([cross_entropy(h, y) for h, y in zip(hidden.split(rows), targets.split(rows), strict=True)])
 
     def shards(self) -> Iterable[nn.Module]:
         return self.blocks

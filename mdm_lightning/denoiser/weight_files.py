@@ -51,9 +51,11 @@ class SafetensorsFile(TensorFile):
             raise _unreadable(path, error) from error
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        with safe_open(self.path, framework="pt") as file:
-            for name in self.shapes:
-                yield name, file.get_tensor(name)
+        for name in self.shapes:
+            # Mapped anew for each tensor: the pages of a mapping count as memory until it ends.
+            with safe_open(self.path, framework="pt") as file:
+                tensor = file.get_tensor(name)
+            yield name, tensor
 
 
 class TorchFile(TensorFile):
@@ -72,7 +74,12 @@ class TorchFile(TensorFile):
     def __init__(self, path: Path) -> None:
         try:
             content = load_without_classes(path)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, OSError) as error:
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"{path} is damaged, or holds objects that take code to read, which is not run: fetch it again, or "
+                "give the weights as safetensors"
+            ) from error
+        except (RuntimeError, EOFError, ValueError, OSError) as error:
             raise _unreadable(path, error) from error
         self.hyper_parameters: Mapping[str, Any] = {}
         if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):

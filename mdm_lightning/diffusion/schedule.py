@@ -263,4 +263,7 @@ class TabulatedSchedule(MaskSchedule):
         return torch.as_tensor(np.asarray(self._mirror(1 - _times(t).numpy()))).clamp(0, 1)
 
     def dalpha_t(self, t: Tensor | float) -> Times:
-        return torch.as_tensor(np.asarray(self._curve(_times(t).numpy(), nu=1))).clamp(min=0)
+        times = _times(t).numpy()
+        # Near t = 1 the derivative may vanish, and only the curve seen from there knows it without cancellation.
+        slopes = np.where(times < 0.5, self._curve(times, nu=1), self._mirror(1 - times, nu=1))
+        return torch.as_tensor(slopes).clamp(min=0)

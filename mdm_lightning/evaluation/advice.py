@@ -130,6 +130,8 @@ def advised_schedule(path: str | None, steps: int, family: Literal["beta", "opti
         raise UserError(f"cannot read advice={path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"advice={path} is no advice.json of evaluation=advise") from error
+    if not (isinstance(known, dict) and all(budget.isdigit() for budget in known)):
+        raise UserError(f"advice={path} is no advice.json of evaluation=advise")
     if str(steps) not in known:
         raise UserError(
             f"advice={path} is for {', '.join(known)} steps, not for {steps}: ask for evaluation.steps=[{steps}]"

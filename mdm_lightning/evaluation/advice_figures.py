@@ -41,8 +41,10 @@ def landscape_figure(profile: LossProfile, chosen: Mapping[int, BetaSchedule]) -
     whole = profile.nelbo(BetaSchedule()).value
     for axes, (steps, schedule) in zip(every, chosen.items(), strict=True):
         gaps = (profile.nelbo_of_betas(parameters, steps) - whole).reshape(alpha.shape) / profile.length
-        levels = np.quantile(gaps, np.linspace(0, 1, 16))
-        filled = axes.contourf(alpha, beta, gaps, levels=np.unique(levels), cmap="viridis_r")
+        levels = np.unique(np.quantile(gaps, np.linspace(0, 1, 16)))
+        if len(levels) == 1:  # with one step all schedules are equal
+            levels = levels + np.array([-0.5, 0.5])
+        filled = axes.contourf(alpha, beta, gaps, levels=levels, cmap="viridis_r")
         figure.colorbar(filled, ax=axes, format="%.3g", label="gap (nats per token)" if axes is every[-1] else None)
         axes.plot(schedule.alpha, schedule.beta, "*", color="red", markersize=14, label="best")
         axes.plot(0.5, 0.5, "o", color="white", markeredgecolor="black", label="linear")

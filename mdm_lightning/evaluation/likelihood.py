@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mdm_lightning.diffusion.masking import ForwardProcess, MaskedBatch, seeded_generator
 from mdm_lightning.diffusion.objective import nelbo
-from mdm_lightning.evaluation.base import Row, Settings, Subject, batches
+from mdm_lightning.evaluation.base import Row, Settings, Subject, batches, check_numbers
 from mdm_lightning.evaluation.metrics import bits_per_byte, perplexity
 
 
@@ -26,6 +26,9 @@ class Likelihood:
         draws: masks per sequence.
         batch_size: sequences per forward pass.
         sequences: use the first so many only; None for all.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     masking: ForwardProcess
@@ -34,10 +37,7 @@ class Likelihood:
     sequences: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("draws", "batch_size", "sequences"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"Likelihood: {name} must be at least 1, got {value}")
+        check_numbers(self, draws=1, batch_size=1, sequences=1)
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         data = subject.data

@@ -62,6 +62,40 @@ class ProfileMetric(Metric):
         return [(i + 0.5) / self.bins for i in range(self.bins)]
 
 
+class CountProfileMetric(Metric):
+    """The loss profile by exact numbers of revealed positions, as the sums that ``fit_profile`` takes.
+
+    Args:
+        length: the most maskable positions that a sequence may have.
+    """
+
+    full_state_update = False
+    lengths: Tensor
+    moments: Tensor
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.add_state("lengths", torch.zeros(length + 1, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("moments", torch.zeros(length, 3, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, estimate: Nelbo, batch: MaskedBatch) -> None:
+        masks = estimate.masks.double()
+        counted = (masks > 0).double()
+        scores = estimate.cross_entropy.detach().double() / masks.clamp(min=1)
+        # What has nothing masked counts nowhere; it may not index one past the end, either.
+        revealed = (batch.lengths - estimate.masks.long()) * counted.long()
+        added = torch.stack([counted, scores, scores**2], dim=1)
+        self.moments = self.moments.double().index_add(0, revealed, added)
+        self.lengths = self.lengths.double().index_add(0, batch.lengths, counted)
+
+    def compute(self) -> Float64[Tensor, "n 3"] | None:
+        """For r = 0 ... n - 1 revealed positions: the number of sequences, the sum of their scores (mean cross-entropy
+        at the masked positions, in nats), and of the scores' squares. None unless all sequences have equally many
+        maskable positions, n."""
+        present = self.lengths.nonzero()
+        return self.moments[: int(present)] if len(present) == 1 else None
+
+
 def perplexity(nats_per_token: float) -> float:
     """exp of the NELBO per token: an upper bound on the perplexity."""
     return math.inf if nats_per_token >= 700 else math.exp(nats_per_token)

@@ -12,7 +12,7 @@ from mdm_lightning.diffusion.masking import MaskedBatch, mask_counts, seeded_gen
 from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.diffusion.profile import LossProfile
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import Row, Subject, batches
+from mdm_lightning.evaluation.base import Row, Subject, batches, check_numbers
 from mdm_lightning.evaluation.figures import profile_figure
 
 
@@ -27,6 +27,9 @@ class Profile:
         knots: numbers of revealed positions at which to measure, at most; denser towards both ends.
         sequences: how many; None for all.
         batch_size: sequences per forward pass.
+
+    Raises:
+        ValueError: a number is out of range; a single sequence says nothing of the errors.
     """
 
     knots: int = 25
@@ -34,8 +37,7 @@ class Profile:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.knots < 2:
-            raise ValueError(f"Profile: knots must be at least 2, got {self.knots}")
+        check_numbers(self, knots=2, sequences=2, batch_size=1)
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         profile, sequences = self.measure(subject)
@@ -51,12 +53,14 @@ class Profile:
         """The profile, and the number of sequences behind it.
 
         Raises:
-            UserError: the sequences differ in their number of maskable positions.
+            UserError: the sequences differ in their number of maskable positions, or there is but one.
         """
         validation = subject.data.validation
         length = int(validation[0]["maskable"].sum())
         counts = revealed_counts(length, self.knots)
         size = subject.validation_size(self.sequences)
+        if size < 2:
+            raise UserError(f"a loss profile needs two validation sequences; data={subject.data.name} has one")
         units = batches(size, self.batch_size, subject.first)
         scores = subject.processes.map(lambda unit: self._scores(subject, unit, length, counts), units, "loss profile")
         return LossProfile.from_scores(counts, torch.cat(scores).numpy(), length), size

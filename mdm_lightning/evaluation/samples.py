@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdm_lightning.data.tokenizer import Tokenizer
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import Row, Subject
+from mdm_lightning.evaluation.base import Row, Subject, check_numbers
 from mdm_lightning.evaluation.cost import cost_rows
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.generate import generate
@@ -27,6 +28,9 @@ class Samples:
         sequences: how many.
         batch_size: sequences per batch.
         trajectory: also write a page that shows which token appeared at which step.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     sampler: Sampler
@@ -37,9 +41,12 @@ class Samples:
     batch_size: int = 64
     trajectory: bool = False
 
+    def __post_init__(self) -> None:
+        check_numbers(self, length=1, sequences=1, batch_size=1)
+
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:
-        UserError: prompt and suffix leave no room, or the length is beyond the model's.
+        UserError: prompt and suffix leave no room or cannot be spelled, or the length is beyond the model's.
         """
         own_text = self.prompt is not None or self.suffix is not None
         if subject.task is not None and not own_text:
@@ -67,7 +74,7 @@ class Samples:
         length = self.length or subject.length
         if length > subject.denoiser.length:
             raise UserError(f"evaluation.samples.length={length} is beyond the model's {subject.denoiser.length}")
-        prompt, suffix = (subject.tokenizer.encode(text or "") for text in (self.prompt, self.suffix))
+        prompt, suffix = (self._encode(subject.tokenizer, text or "") for text in (self.prompt, self.suffix))
         gap = length - len(prompt) - len(suffix)
         if gap < 1:
             raise UserError(
@@ -75,3 +82,9 @@ class Samples:
                 "shorten them"
             )
         return torch.tensor([[*prompt, *[subject.tokenizer.mask_id] * gap, *suffix]])
+
+    def _encode(self, tokenizer: Tokenizer, text: str) -> list[int]:
+        ids = tokenizer.encode(text)
+        if tokenizer.unknown_id in ids:
+            raise UserError(f"the model's tokenizer has no tokens for some characters of {text!r}: leave them out")
+        return ids

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
+from mdm_lightning.evaluation.base import NotApplicable, Row, Subject, check_numbers
 from mdm_lightning.evaluation.cost import cost_rows
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.generate import generate
@@ -21,11 +21,17 @@ class TaskAccuracy:
         sampler: how responses are generated.
         sequences: use the first so many problems only; None for all.
         batch_size: problems per batch.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     sampler: Sampler
     sequences: int | None = None
     batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_numbers(self, sequences=1, batch_size=1)
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:

@@ -42,6 +42,7 @@ def build_callbacks(
         StopOnNonFinite(log_every),
         GeneratedText(instantiate(sampler), data, training.samples, seed),
         ScalarLog(log_every, data.bytes_per_position),
+        *([] if training.watch is None else [instantiate(training.watch)]),
         Throughput(log_every, training.global_batch_size * data.length, data.length),
         Figures({"training": instantiate(training.schedule), "sampling": instantiate(schedule)}),
         *average,

@@ -62,8 +62,8 @@ def evaluate(config: DictConfig) -> None:
             with precision_context(config.trainer, subject.device):
                 run_evaluations(evaluations, subject, results.add if processes.first else _ignore)
         finally:
-            if processes.first and results.rows:
-                _print(results, started)
+            if processes.first:
+                _conclude(results, started)
 
 
 def build_evaluations(config: DictConfig) -> dict[str, Evaluation]:
@@ -108,10 +108,13 @@ def _conduct(evaluations: Mapping[str, Evaluation], config: DictConfig, output: 
     for name, evaluation in studies.items():
         for row in evaluation.study(results):
             results.add(name, row)
-    _print(results, started)
+    _conclude(results, started)
 
 
-def _print(results: Results, started: float) -> None:
+def _conclude(results: Results, started: float) -> None:
+    results.close()
+    if not results.rows:
+        return
     seconds = time.perf_counter() - started
     print("", results.report(), f"\n{results.folder}/results.csv, after {seconds:.1f} s", sep="\n", flush=True)
 

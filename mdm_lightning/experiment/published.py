@@ -21,7 +21,7 @@ WANTED = [
 
 
 def find_published(name_or_path: str, revision: str | None = None) -> Path:
-    """The file or folder of published weights that ``ckpt=`` names; a hub model comes from the local hub cache if it can.
+    """The file or folder of published weights that ``ckpt=`` names. A hub model is looked for in the local cache first.
 
     Raises:
         UserError: it is neither there nor on the hub, or the hub cannot be reached (within seconds).

@@ -40,10 +40,11 @@ class ValueOverrides(ConfigLoaderImpl):
             self._composed[choices] = super().load_sweep_config(master_config, [line for line in choices if line])
         config = deepcopy(self._composed[choices])
         self._apply_overrides_to_config(values, config)
-        config.hydra.overrides.task = list(sweep_overrides)
+        of_the_task = [override for override in overrides if not override.is_hydra_override()]
+        config.hydra.overrides.task = [override.input_line for override in of_the_task]
         naming = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(
-            overrides=overrides, kv_sep=naming.kv_sep, item_sep=naming.item_sep, exclude_keys=naming.exclude_keys
+            overrides=of_the_task, kv_sep=naming.kv_sep, item_sep=naming.item_sep, exclude_keys=naming.exclude_keys
         )
         OmegaConf.copy_cache(from_config=master_config, to_config=config)
         return config
@@ -51,4 +52,4 @@ class ValueOverrides(ConfigLoaderImpl):
     def _is_value(self, override: Override) -> bool:
         """Whether an override changes a value and cannot change what is composed."""
         chooses = self.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
-        return override.type == OverrideType.CHANGE and not chooses
+        return override.type == OverrideType.CHANGE and not chooses and not override.is_hydra_override()

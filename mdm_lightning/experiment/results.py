@@ -59,6 +59,11 @@ class Results:
         write_atomically(self.folder / name, content)
         return str(self.folder / name)
 
+    def close(self) -> None:
+        """Lets the loggers write what they still hold."""
+        for logger in self.loggers:
+            logger.finalize("success")
+
     def report(self) -> str:
         """Texts and tables, to print."""
         texts = [

@@ -125,11 +125,11 @@ def checkpoint_subject(
     device = choose_device(trainer)
     dtype, mixed = _precision(trainer)
     source = _source(run, data)
-    if source.length > denoiser.length:
-        raise UserError(f"data.length={source.length} is beyond the model's length {denoiser.length}: set data.length=")
     own = source.tokenizer if isinstance(source, TaskSource | LawSource) else None
     if own is not None and own.fingerprint != tokenizer.fingerprint:
         raise UserError(f"data={source.name} has another tokenizer than {run.path}: they do not go together")
+    if source.length > denoiser.length:
+        raise UserError(f"data.length={source.length} is beyond the model's length {denoiser.length}: set data.length=")
 
     return Subject(
         denoiser=denoiser.to(device, torch.float32 if mixed else dtype).eval(),

@@ -5,6 +5,7 @@ builds the report.
 """
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -36,8 +37,8 @@ log = logging.getLogger(__name__)
 
 Main = Callable[[], object]
 
-# What all cells of a folder must agree on. Schedules and samplers are the cells' own business.
-AGREED = ("evaluation", "judge", "estimator", "data", "seed", "prompt", "suffix")
+# What all cells of a folder must agree on, where no axis changes it. Schedules and step budgets are the cells' own.
+AGREED = ("evaluation", "judge", "estimator", "data", "seed", "prompt", "suffix", "count", "order", "tokens")
 
 
 def sweep(arguments: Sequence[str], main: Main, conf: Path) -> None:
@@ -124,7 +125,7 @@ def _run(
     try:
         _multirun(grid, plan, shared, main)
         if config.sweep.refine:
-            refined = processes.exchange(_refinement(plan, output) if processes.first else None)[0] or []
+            refined = processes.exchange(_refinement(plan, config, output) if processes.first else None)[0] or []
             PROGRESS.grow(plan.cells(refined) or 0)
             _multirun(refined, plan, shared, main)
     finally:
@@ -140,19 +141,23 @@ def _multirun(runs: Sequence[Sequence[str]], plan: SweepPlan, shared: Sequence[s
         main()
 
 
-def _refinement(plan: SweepPlan, output: Path) -> list[list[str]]:
+def _refinement(plan: SweepPlan, config: DictConfig, output: Path) -> list[list[str]]:
     """The best schedules of the grid per step budget, over all other axes, and what to run for them."""
     scores: dict[int | None, dict[tuple[float, float], float]] = {}
     for cell in Sweep.load(output).finished:
         row = judging_row(cell, plan.settings.metric)
         budget = scores.setdefault(cell.steps, {})
-        if cell.stage != "grid" or row is None or cell.alpha is None or cell.beta is None:
+        if cell.stage != "grid" or row is None or cell.alpha is None or cell.beta is None or math.isnan(row.value):
             continue
         score = row.value if row.better == "higher" else -row.value
         pair = (cell.alpha, cell.beta)
         budget[pair] = max(budget.get(pair, score), score)
     best = {steps: sorted(pairs, key=lambda pair: -pairs[pair]) for steps, pairs in scores.items()}
-    return plan.refinement({steps: pairs[: plan.settings.refine] for steps, pairs in best.items()}, plan.settings.limit)
+    shortlist = {steps: pairs[: plan.settings.refine] for steps, pairs in best.items()}
+    first, size = plan.settings.limit, plan.settings.full
+    if size is None and sweep_subject(config).task is None:
+        size = 10 * first  # of texts to generate there is no end
+    return plan.refinement(shortlist, first, size)
 
 
 def _register(output: Path, config: DictConfig) -> None:
@@ -164,8 +169,8 @@ def _register(output: Path, config: DictConfig) -> None:
     origin = _origin(config)
     agreed: dict[str, Any] = {"checkpoint": origin.fingerprint, "precision": str(config.trainer.precision)}
     for name in AGREED:
-        value = config.get(name)
-        agreed[name] = OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+        agreed[name] = _plain(config.get(name))
+    agreed["sampler"] = {key: value for key, value in _plain(config.sampler).items() if key != "steps"}
     agreed |= {"limit": config.sweep.limit, "full": config.sweep.full}
     path = output / SWEEP
     known = load_json(path) if path.exists() else None
@@ -177,6 +182,11 @@ def _register(output: Path, config: DictConfig) -> None:
     settings = {"checkpoint": str(origin.path), "step": origin.step, "command": command, "seed": config.seed}
     settings |= {"metric": config.sweep.metric, "limit": config.sweep.limit, "agreed": agreed}
     write_atomically(path, dump_json(settings))
+
+
+def _plain(value: Any) -> Any:
+    """A value of the configuration as it was written, without resolving what it refers to."""
+    return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
 
 
 def _report(folder: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.evaluation.advice import gap_row, predicted_gap
@@ -167,3 +168,5 @@ def _log(config: DictConfig, cell: Cell) -> None:
             logger.log_hyperparams(hparams)
             logger.log_metrics(metrics, 0)
         logger.finalize("success" if cell.finished else "failed")
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()  # or the next cell would go on with this run

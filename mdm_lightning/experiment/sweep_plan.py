@@ -55,31 +55,31 @@ class SweepPlan:
             axes += [_axis("schedule.alpha", settings.alpha), _axis("schedule.beta", settings.beta)]
         if "sampler.steps" not in named and not self.searches:
             axes.append(_axis("sampler.steps", settings.steps))
-        runs = [[*self._base(), *axes]]
+        runs = [[*map(line, self.base), *axes]]
         if settings.baselines and not any(_key(axis) == "schedule" for axis in self.axes):
-            runs.append(self._baselines([axis for axis in axes if not _is_schedule(axis.split("=")[0])]))
+            runs.append(self._under([a for a in axes if not _is_schedule(a.split("=")[0])], settings.baselines))
         return runs
 
-    def refinement(self, shortlist: dict[int | None, list[tuple[float, float]]], first: int) -> list[Overrides]:
+    def refinement(
+        self, shortlist: dict[int | None, list[tuple[float, float]]], first: int, size: int | None
+    ) -> list[Overrides]:
         """The multiruns of the second stage.
 
         Args:
             shortlist: (alpha, beta) of the schedules to measure again, by step budget.
             first: index of the first fresh instance.
+            size: number of instances; None for all that are left.
         """
-        size = "null" if self.settings.full is None else self.settings.full
-        stage = ["sweep.stage=refined", f"evaluation.first={first}", f"evaluation.sequences={size}"]
-        varied = [axis for axis in self.axes if not _is_schedule(_key(axis)) and _key(axis) != "sampler.steps"]
-        others = [line(axis) for axis in varied]
+        stage = ["sweep.stage=refined", f"evaluation.first={first}", f"evaluation.sequences={_value(size)}"]
+        others = [line(axis) for axis in self.axes if not _is_schedule_or_steps(_key(axis))]
         runs = []
         for steps, pairs in shortlist.items():
-            budget = f"sampler.steps={'null' if steps is None else steps}"
-            schedules = [f"{{alpha:{alpha},beta:{beta}}}" for alpha, beta in pairs]
-            kept = [text for text in self._base(schedule=False) if not text.startswith("sampler.steps=")]
-            if schedules:
-                runs.append([*kept, *stage, *others, "schedule=" + ",".join(schedules), budget])
+            budget = [*stage, *others, f"sampler.steps={_value(steps)}"]
+            if pairs:
+                schedules = [f"{{alpha:{alpha},beta:{beta}}}" for alpha, beta in pairs]
+                runs.append(self._under(budget, schedules))
             if self.settings.baselines:
-                runs.append([*self._baselines([*others, budget]), *stage])
+                runs.append(self._under(budget, self.settings.baselines))
         return runs
 
     def cells(self, runs: Iterable[Overrides]) -> int | None:
@@ -94,14 +94,14 @@ class SweepPlan:
         keys |= {"evaluation.first", "evaluation.sequences", "hydra.job.config.override_dirname.exclude_keys"}
         return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(repr(key) for key in sorted(keys))}]"
 
-    def _base(self, *, schedule: bool = True) -> Overrides:
-        return [line(o) for o in self.base if schedule or not _is_schedule(_key(o))]
-
-    def _baselines(self, axes: Overrides) -> Overrides:
-        # A search for parameters has nothing to find among schedules without any.
+    def _under(self, axes: Overrides, schedules: Iterable[str]) -> Overrides:
+        """The multirun of given schedules under ``axes`` and the options that all cells share."""
+        replaced = {_key(axis) for axis in parse(axes)}
+        # Where the schedules are given, a search for their parameters has nothing to find.
         searching = ("hydra/sweeper", "hydra.sweeper")
-        base = [text for text in self._base(schedule=False) if not text.lstrip("+~").startswith(searching)]
-        return [*base, *axes, _axis("schedule", self.settings.baselines)]
+        kept = [override for override in self.base if not _key(override).startswith(searching)]
+        base = [line(o) for o in kept if not _is_schedule(_key(o)) and _key(o) not in replaced]
+        return [*base, *axes, _axis("schedule", schedules)]
 
 
 def parse(arguments: Sequence[str]) -> list[Override]:
@@ -129,6 +129,14 @@ def _values(override: Override) -> int:
 
 def _is_schedule(name: str) -> bool:
     return name == "schedule" or name.startswith("schedule.")
+
+
+def _is_schedule_or_steps(name: str) -> bool:
+    return _is_schedule(name) or name == "sampler.steps"
+
+
+def _value(number: int | None) -> str:
+    return "null" if number is None else str(number)
 
 
 def _axis(key: str, values: Iterable[Any]) -> str:

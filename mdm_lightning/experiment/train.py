@@ -20,7 +20,7 @@ from mdm_lightning.experiment.launch import launch_ranks, local_ranks, ranks_exi
 from mdm_lightning.experiment.report import TrainingReport, corpus_entropies
 from mdm_lightning.experiment.runs import Run, continued_run, metadata, refuse_misfits, save_run
 from mdm_lightning.training.checkpointing import AtomicCheckpointIO
-from mdm_lightning.training.dashboards import GeneratedText, boards
+from mdm_lightning.training.dashboards import GeneratedText, TensorBoard
 from mdm_lightning.training.datamodule import MaskedDataModule, accumulation
 from mdm_lightning.training.module import MaskedDiffusion
 from mdm_lightning.training.scalars import ScalarLog
@@ -136,8 +136,11 @@ def _conclude(trainer: Trainer, config: DictConfig, report: TrainingReport) -> f
         values = final | corpus_entropies(report.data)
         step = trainer.global_step
         report.write(values, step)
-        for board in boards(trainer):
-            board.log_final(_hparams(config), final, step)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoard):
+                logger.log_final(_hparams(config), final, step)
+            else:
+                logger.log_hyperparams(_hparams(config))
         tokens = step * config.training.global_batch_size * report.data.length
         print(report.text(values, step, tokens, median(speed.tokens_per_second or [0.0]), text.latest), flush=True)
     return final["val/loss"]

@@ -25,6 +25,9 @@ LAYOUT = {
         "Validation": ["Multiline", ["profile/mask_ratio_.*"]],
         "Training": ["Multiline", ["profile_train/mask_ratio_.*"]],
     },
+    "What few sampling steps cost: NELBO of K steps (nats per token)": {
+        "Validation": ["Multiline", ["val/loss", "val/nelbo_at_.*"]],
+    },
     "Optimisation": {
         "Learning rate": ["Multiline", ["optimizer/learning_rate"]],
         "Gradient norm": ["Multiline", ["optimizer/gradient_norm"]],

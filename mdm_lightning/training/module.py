@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.diffusion.masking import MaskedBatch
 from mdm_lightning.diffusion.objective import nelbo
-from mdm_lightning.evaluation.metrics import NelboMetric, ProfileMetric
+from mdm_lightning.evaluation.metrics import CountProfileMetric, NelboMetric, ProfileMetric
 from mdm_lightning.training.optimizer import LearningRateSchedule, OptimizerFactory
 
 DENOISER = "denoiser."  # prefix of the denoiser's weights in a checkpoint
@@ -51,6 +51,7 @@ class MaskedDiffusion(lightning.LightningModule):
         self.train_profile = ProfileMetric()
         self.val_nelbo = NelboMetric()
         self.val_profile = ProfileMetric()
+        self.val_counts = CountProfileMetric(denoiser.length)
         self.gradient_norm = torch.zeros(())
         self.first_bad_step = torch.full((), -1, dtype=torch.int64)
         if compile:
@@ -79,10 +80,12 @@ class MaskedDiffusion(lightning.LightningModule):
         estimate = nelbo(self.denoiser, batch)
         self.val_nelbo.update(estimate, batch)
         self.val_profile.update(estimate, batch)
+        self.val_counts.update(estimate, batch)
 
     def on_validation_epoch_start(self) -> None:
         self.val_nelbo.reset()
         self.val_profile.reset()
+        self.val_counts.reset()
 
     def on_train_start(self) -> None:
         self.first_bad_step = self.first_bad_step.to(self.device)

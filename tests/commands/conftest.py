@@ -9,6 +9,7 @@ import os
 import re
 import runpy
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.forkserver import forkserver
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -36,6 +39,24 @@ TINY = (
     "training.validation_sequences=10",
     "training.save_every=3",
     "training.log_every=1",
+)
+
+# Of a sudoku two entries are missing, which even this model learns to fill in.
+TASK = (
+    "data=sudoku_4x4",
+    "data.clues=14",
+    "data.train=2000",
+    "data.validation=40",
+    "tokenizer=task",
+    "model.length=33",
+    "trainer.max_steps=200",
+    "lr_schedule.warmup_steps=20",
+    "training.ema=null",
+    "training.global_batch_size=32",
+    "training.batch_size=32",
+    "training.validate_every=200",
+    "training.save_every=200",
+    "training.log_every=50",
 )
 
 
@@ -73,10 +94,8 @@ class Command:
     """A running command."""
 
     def __init__(self, script: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.commands.conftest", "mdm_lightning.experiment.train", "tensorboard"])
         self.folder = folder
-        self.process = context.Process(target=_run, args=(script, arguments, folder, environment))
+        self.process = forkserver().Process(target=_run, args=(script, arguments, folder, environment))
         self.process.start()
 
     def signal(self, number: int) -> None:
@@ -112,18 +131,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def variables(cache: Path) -> dict[str, str]:
+    """The environment of a command that nothing has launched."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return inherited | {"MDM_CACHE": str(cache), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+
 @pytest.fixture
 def start(tmp_path: Path, cache: Path, corpus: Path) -> Start:
     """Starts ``python train.py`` on the tiny corpus with further arguments, in the test's own folder."""
 
     def start(*arguments: str, script: str = "train.py", tiny: bool = True, environment: dict[str, str] | None = None):
-        variables = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        variables |= {"MDM_CACHE": str(cache), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         other_data = any(a.startswith("data=") for a in arguments)
         given = [*TINY, *([] if other_data else [f"data.path={corpus}"])] if tiny else []
         # The last word on a key counts; Hydra itself refuses to be told twice.
         merged = {re.split("=", a, maxsplit=1)[0].lstrip("+"): a for a in [*given, *arguments]}
-        return Command(script, list(merged.values()), tmp_path, variables | (environment or {}))
+        return Command(script, list(merged.values()), tmp_path, variables(cache) | (environment or {}))
 
     return start
 
@@ -132,6 +155,71 @@ def start(tmp_path: Path, cache: Path, corpus: Path) -> Start:
 def train(start: Start) -> Callable[..., Outcome]:
     """Runs ``python train.py`` to its end."""
     return lambda *arguments, **options: start(*arguments, **options).wait()
+
+
+@pytest.fixture(scope="session")
+def text_model(tmp_path_factory: pytest.TempPathFactory, cache: Path, corpus: Path) -> Path:
+    """The run folder of a model of text."""
+    folder = tmp_path_factory.mktemp("text_model")
+    arguments = [*TINY, f"data.path={corpus}", "run_dir=run", "training.validation_sequences=null"]
+    assert Command("train.py", arguments, folder, variables(cache)).wait().status == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def task_model(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The run folder of a model of a task, trained until it solves some of the problems."""
+    folder = tmp_path_factory.mktemp("task_model")
+    last = {option.split("=")[0]: option for option in [*TINY, *TASK]}
+    assert Command("train.py", [*last.values(), "run_dir=run"], folder, variables(cache)).wait().status == 0
+    return folder / "run"
+
+
+class Measuring:
+    """Runs ``python evaluate.py`` or ``python sweep.py`` quickly, in the test's own folder."""
+
+    QUICK = (
+        "trainer.accelerator=cpu",
+        "trainer.enable_progress_bar=false",
+        "logger=none",
+    )
+
+    def __init__(self, script: str, folder: Path, cache: Path) -> None:
+        self.script = script
+        self.folder = folder
+        self.cache = cache
+
+    def start(self, *arguments: str, folder: Path | None = None, environment: dict[str, str] | None = None) -> Command:
+        last = {a.split("=")[0]: a for a in (*self.QUICK, *arguments)}
+        folder = folder or self.folder
+        return Command(self.script, list(last.values()), folder, variables(self.cache) | (environment or {}))
+
+    def __call__(self, *arguments: str) -> Outcome:
+        return self.start(*arguments).wait()
+
+    def on_two_ranks(self, *arguments: str) -> list[Outcome]:
+        """As torchrun starts them. Arguments should name folders absolutely: each rank is in a folder of its own."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        ranks = []
+        for rank in range(2):
+            folder = self.folder / f"rank{rank}"
+            folder.mkdir(exist_ok=True)
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RUN_ID": "test"}
+            ranks.append(self.start(*arguments, folder=folder, environment=world | own))
+        return [rank.wait() for rank in ranks]
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, cache: Path) -> Measuring:
+    return Measuring("evaluate.py", tmp_path, cache)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, cache: Path) -> Measuring:
+    return Measuring("sweep.py", tmp_path, cache)
 
 
 def interfere(kind: str, **arguments: object) -> list[str]:
@@ -152,3 +240,10 @@ def scalars(run: Path) -> dict[str, dict[int, float]]:
 
 def load(path: Path) -> dict:
     return torch.load(path, weights_only=True)
+
+
+def incident(kind: str, steps: int, **arguments: object) -> list[str]:
+    """Arguments that make tests.commands.interference.Incident one of the evaluations, after the others."""
+    chosen = {"kind": kind, "steps": steps, "sampler": "${sampler}", **arguments}
+    target = "+evaluation.incident._target_=tests.commands.interference.Incident"
+    return [target, *(f"+evaluation.incident.{name}={value}" for name, value in chosen.items())]

@@ -1,11 +1,19 @@
-"""Callbacks that do to a training run what the world does to it. Loaded through ``training.callbacks``."""
+"""What the world does to a command: callbacks of a training run (loaded through ``training.callbacks``), and
+evaluations (through ``evaluation``)."""
 
 import os
 import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mdm_lightning.evaluation.base import Row, Subject
+from mdm_lightning.sampling.sampler import Sampler
 
 
 class SendSignal(Callback):
@@ -52,3 +60,41 @@ class RaiseOnRank(Callback):
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         if trainer.global_step == self.step and trainer.global_rank == self.rank:
             raise RuntimeError("a cosmic ray")
+
+
+@dataclass(frozen=True)
+class Incident:
+    """An evaluation that measures nothing: at a step budget, and on one rank only, something happens.
+
+    Args:
+        sampler: its step budget is the cell's.
+        kind: "raise" an error, "kill" the process, send it SIGINT ("interrupt"), or "wait".
+        steps: at which step budget.
+        rank: on which rank.
+        until: what happens does so only as long as there is no such file. "kill" creates it.
+    """
+
+    sampler: Sampler
+    kind: str
+    steps: int
+    rank: int = 0
+    until: str = ""
+
+    def __call__(self, subject: Subject) -> Iterator[Row]:
+        subject.processes.map(lambda unit: self._happen(subject.processes.rank), range(4), "incident")
+        yield Row("survived", 1.0, None, 1, {})
+
+    def _happen(self, rank: int) -> None:
+        over = bool(self.until) and Path(self.until).exists()
+        if self.sampler.steps != self.steps or rank != self.rank or over:
+            return
+        if self.kind == "raise":
+            raise RuntimeError("a cosmic ray")
+        if self.kind == "kill":
+            if self.until:
+                Path(self.until).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "interrupt":
+            signal.raise_signal(signal.SIGINT)
+        while self.kind == "wait" and not Path(self.until).exists():
+            time.sleep(0.05)

@@ -2,28 +2,231 @@
 
 import csv
 import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import incident, scalars
+
+TWO = ("trainer=ddp", "trainer.devices=2")
 
 
-def test_evaluating_a_run(train, start, tmp_path):
-    assert train("run_dir=outputs/train/run", "training.validation_sequences=null").status == 0
-    outcome = start("ckpt=last", "run_dir=numbers", "sampler.steps=4", script="evaluate.py", tiny=False).wait()
+def rows_of(folder: Path) -> list[dict]:
+    """The rows of results.json, after a check that results.csv has the same."""
+    rows = json.loads((folder / "results.json").read_text())
+    with (folder / "results.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(rows)
+    for line, row in zip(table, rows, strict=True):
+        assert list(line) == ["evaluation", "metric", "value", "stderr", "n", "better", "settings"]
+        assert (line["evaluation"], line["metric"], int(line["n"])) == (row["evaluation"], row["metric"], row["n"])
+        assert float(line["value"]) == float(row["value"])
+        assert line["stderr"] == ("" if row["stderr"] is None else str(row["stderr"]))
+        for name, value in row["settings"].items():
+            assert f"{name}: {value}" in line["settings"]
+        if row["scores"] is not None:
+            assert len(row["scores"]) == row["n"]
+            assert float(row["value"]) == pytest.approx(math.fsum(row["scores"]) / row["n"])
+    return rows
+
+
+def numbers(folder: Path) -> list[dict]:
+    """Everything but the speed."""
+    return [row for row in rows_of(folder) if row["metric"] != "tokens_per_second"]
+
+
+def value(rows: list[dict], metric: str, evaluation: str | None = None) -> float:
+    return next(row["value"] for row in rows if row["metric"] == metric and evaluation in (None, row["evaluation"]))
+
+
+def evaluations(rows: list[dict]) -> list[str]:
+    return list(dict.fromkeys(row["evaluation"] for row in rows))
+
+
+@pytest.fixture
+def numbered(evaluate, tmp_path):
+    """Evaluates into a numbered folder, and returns it."""
+    folders = iter(range(100))
+
+    def run(*arguments: str) -> Path:
+        folder = tmp_path / f"numbers{next(folders)}"
+        outcome = evaluate(*arguments, f"run_dir={folder}")
+        assert outcome.status == 0, outcome.stderr
+        return folder
+
+    return run
+
+
+def test_everything_that_suits_text(evaluate, text_model, tmp_path):
+    shutil.copytree(text_model, tmp_path / "outputs/train/run")
+    outcome = evaluate(
+        "ckpt=last", "run_dir=numbers", "sampler.steps=4", "evaluation.sequences=12", "logger=tensorboard"
+    )
     assert outcome.status == 0, outcome.stderr
-    assert "Generated text 4" in outcome.stdout
-    with (tmp_path / "numbers/results.csv").open() as file:
-        rows = {row["metric"]: row for row in csv.DictReader(file)}
-    # The same sequences and weights as the last validation, other masks: equal within the standard error.
-    trained = json.loads((tmp_path / "outputs/train/run/results.json").read_text())["metrics"]["val/loss"]
-    value, error = (float(rows["nelbo_nats_per_token"][key]) for key in ("value", "stderr"))
-    assert abs(value - trained) < 5 * error  # wrong with probability below 1e-5
-    assert int(float(rows["forward_passes"]["value"])) <= 4
+    rows = rows_of(tmp_path / "numbers")
+    assert evaluations(rows) == ["likelihood", "profile", "generation", "samples"]
+    for name in evaluations(rows):
+        assert f"**{name}**" in outcome.stdout
+    assert outcome.stdout.count("samples/") == 4
+    # Forward passes are those that were made.
+    assert 0 < value(rows, "forward_passes") <= 4
+    assert {"profile.json", "profile.png", "results.csv", "results.json"} <= set(
+        path.name for path in (tmp_path / "numbers").iterdir()
+    )
+    logged = scalars(tmp_path / "numbers")
+    assert logged["likelihood/perplexity"] == {10: pytest.approx(value(rows, "perplexity"), rel=1e-6)}
 
 
-def test_what_cannot_be_evaluated(start):
-    def error(*arguments):
-        outcome = start(*arguments, script="evaluate.py", tiny=False).wait()
-        assert outcome.status == 1
-        return outcome.error
+def test_the_likelihood_is_that_of_the_last_validation(numbered, text_model):
+    """The same sequences and weights, other masks: equal within five standard errors, by chance once in 1e6."""
+    (row, *_) = rows_of(numbered(f"ckpt={text_model}", "evaluation=likelihood"))
+    trained = json.loads((text_model / "results.json").read_text())["metrics"]["val/loss"]
+    assert abs(row["value"] - trained) < 5 * row["stderr"]
 
-    assert "needs a checkpoint" in error()
-    assert "does not exist" in error("ckpt=nowhere.ckpt")
-    assert "no run in outputs" in error("ckpt=last")
+
+def test_a_checkpoint_needs_nothing_of_its_run_folder(numbered, text_model, tmp_path):
+    shutil.copy(text_model / "checkpoints/last.ckpt", tmp_path / "bare.ckpt")
+    options = ("evaluation=[likelihood,samples]", "sampler.steps=2")
+    assert numbers(numbered("ckpt=bare.ckpt", *options)) == numbers(numbered(f"ckpt={text_model}", *options))
+
+
+def test_other_text(numbered, text_model, tmp_path):
+    """Zero-shot, by the checkpoint's tokenizer."""
+    for number in range(40):
+        (tmp_path / f"{number}.md").write_text(
+            f"{number} Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich. " * 9
+        )
+    own = rows_of(numbered(f"ckpt={text_model}", "evaluation=likelihood"))
+    other = rows_of(numbered(f"ckpt={text_model}", "evaluation=likelihood", "data=files", f"data.path={tmp_path}/*.md"))
+    assert {row["settings"]["data"] for row in other} == {"files"}
+    assert (other[0]["n"], other[0]["value"]) != (own[0]["n"], own[0]["value"])
+    # Its tokens are bytes, but for the ends of documents, which have none.
+    bits_per_token = value(other, "nelbo_nats_per_token") / math.log(2)
+    assert bits_per_token < value(other, "bits_per_byte") < 1.1 * bits_per_token
+
+
+def test_everything_that_suits_a_task(numbered, task_model):
+    rows = rows_of(numbered(f"ckpt={task_model}", "sampler.steps=4"))
+    assert evaluations(rows) == ["likelihood", "profile", "task", "samples"]
+    assert 0 < value(rows, "accuracy") <= value(rows, "valid") <= 1
+    assert next(row for row in rows if row["metric"] == "accuracy")["n"] == 40
+
+
+def test_numbers_do_not_depend_on_the_weather(numbered, task_model):
+    options = (f"ckpt={task_model}", "evaluation=[likelihood,task]", "sampler.steps=3")
+    once, again = numbers(numbered(*options)), numbers(numbered(*options))
+    assert once == again
+    assert numbers(numbered(*options, "seed=1")) != once
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one(numbered, text_model):
+    options = (f"ckpt={text_model}", "evaluation.batch_size=3", "evaluation.sequences=8", "sampler.steps=4")
+    assert numbers(numbered(*options, *TWO)) == numbers(numbered(*options))
+
+
+@pytest.mark.ddp
+def test_ranks_that_torchrun_has_started_share_the_work(evaluate, task_model, numbered, tmp_path):
+    options = (f"ckpt={task_model}", "evaluation=[task,profile]", "evaluation.batch_size=7", "sampler.steps=3")
+    first, second = evaluate.on_two_ranks(*options, f"run_dir={tmp_path}/two", *TWO)
+    assert (first.status, second.status) == (0, 0), first.stderr + second.stderr
+    assert "results.csv" in first.stdout
+    assert "results.csv" not in second.stdout
+    assert numbers(tmp_path / "two") == numbers(numbered(*options))
+
+
+@pytest.mark.ddp
+def test_an_error_on_one_rank_is_everybodys(evaluate, task_model, tmp_path):
+    options = (f"ckpt={task_model}", "evaluation=likelihood", "sampler.steps=3", *TWO, f"run_dir={tmp_path}/two")
+    first, second = evaluate.on_two_ranks(*options, *incident("raise", 3, rank=1))
+    assert (first.status, second.status) == (1, 1)
+    assert first.error == "error: rank 1: RuntimeError: a cosmic ray"
+    assert "[rank 1] error: RuntimeError: a cosmic ray" in second.stderr
+    assert evaluations(rows_of(tmp_path / "two")) == ["likelihood"]  # what was finished is kept
+
+
+def test_prompt_suffix_and_trajectory(evaluate, text_model, tmp_path):
+    outcome = evaluate(
+        f"ckpt={text_model}", "evaluation=samples", "prompt='or not, '", "suffix=' be!'", "trajectory=true",
+        "sampler.steps=5", "run_dir=out",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.stderr
+    shown = outcome.stdout.replace("\n  | ", "")
+    assert shown.count("samples/0:or not, ") == 1
+    page = (tmp_path / "out/trajectory.html").read_text()
+    assert page.count('class="given"') == 4 * len("or not,  be!")
+    assert page.count("<pre>") == 4
+
+
+def test_advice_can_be_taken(numbered, text_model):
+    ask = ("evaluation=advise", "evaluation.steps=[2,4]", "evaluation.advise.profile.sequences=8")
+    advice = numbered(f"ckpt={text_model}", *ask) / "advice.json"
+    take = ("schedule=advised", f"advice={advice}", "sampler.steps=4")
+    rows = rows_of(numbered(f"ckpt={text_model}", "evaluation=samples", *take))
+    alpha, beta = json.loads(advice.read_text())["4"]["beta"]
+    assert rows[0]["settings"]["schedule"] == f"Beta({alpha:g}, {beta:g})"
+
+
+def test_an_interrupted_evaluation_keeps_its_rows(evaluate, text_model, tmp_path):
+    options = incident("interrupt", 3)
+    outcome = evaluate(
+        f"ckpt={text_model}", "evaluation=likelihood", "sampler.steps=3", "run_dir=out", "logger=csv", *options
+    )
+    assert outcome.status == 130
+    assert outcome.stderr.splitlines()[-1] == "interrupted"
+    assert "**likelihood**" in outcome.stdout
+    assert evaluations(rows_of(tmp_path / "out")) == ["likelihood"]
+
+
+def test_loggers_receive_the_rows(numbered, text_model):
+    folder = numbered(f"ckpt={text_model}", "evaluation=likelihood", "logger=csv")
+    with next(folder.rglob("metrics.csv")).open() as file:
+        lines = list(csv.DictReader(file))
+    assert {line["step"] for line in lines} == {"10"}
+    for row in rows_of(folder):
+        (logged,) = (line[f"likelihood/{row['metric']}"] for line in lines if line[f"likelihood/{row['metric']}"])
+        assert float(logged) == pytest.approx(row["value"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["needs a checkpoint"]),
+        (["ckpt=nowhere.ckpt"], ["nowhere.ckpt does not exist"]),
+        (["ckpt=last"], ["no run in outputs"]),
+        (["ckpt={text}", "evaluation=task"], ["evaluation=task needs a checkpoint of a task", "data=sudoku"]),
+        (["ckpt={task}", "evaluation=generation"], ["for text", "evaluation=task"]),
+        (["ckpt={text}", "evaluation=nonsense"], ["evaluation/nonsense", "likelihood"]),
+        (["ckpt={text}", "evaluation=[]"], ["nothing to evaluate"]),
+        (["ckpt={text}", "data=sudoku_4x4"], ["data=sudoku_4x4", "another tokenizer"]),
+        (["ckpt={task}", "data=files", "data.path=."], [". contains none of .txt"]),
+        (["ckpt={text}", "sampler.steps=0"], ["steps must be a positive integer, got 0"]),
+        (["ckpt={text}", "schedule=beta", "schedule.alpha=-1"], ["alpha must be positive"]),
+        (["ckpt={text}", "schedule=advised"], ["needs advice=FILE"]),
+        (["ckpt={text}", "evaluation=task", "evaluation.batch_size=0"], ["batch_size must be at least 1"]),
+        (["ckpt={text}", "evaluation=likelihood", "evaluation.first=1000000"], ["none from 1000000 on"]),
+        (["ckpt={text}", "evaluation=samples", "prompt=" + "x" * 40], ["leaves no room in 32"]),
+        (["ckpt={task}", "evaluation=samples", "prompt=hello"], ["no tokens for some characters of 'hello'"]),
+        (["ckpt={text}", "trainer.devices=64"], ["trainer.devices=64", "CPU core"]),
+        (["ckpt={text}", "trainer.accelerator=gpu"], ["this machine has 0 GPUs"]),
+        (["ckpt={text}", "trainer.accelerator=tpu"], ["trainer.accelerator=tpu"]),
+        (["ckpt={text}", "trainer.precision=8-bit"], ["trainer.precision=8-bit", "32-true"]),
+        (["ckpt={text}", "judge=hf", "evaluation=generation", "judge.path=/nowhere"], ["/nowhere"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_evaluated(evaluate, text_model, task_model, arguments, words):
+    outcome = evaluate(*(a.replace("{text}", str(text_model)).replace("{task}", str(task_model)) for a in arguments))
+    assert outcome.status == 1
+    for word in words:
+        assert word in outcome.error
+
+
+def test_damaged_checkpoints(evaluate, text_model, tmp_path):
+    content = (text_model / "checkpoints/last.ckpt").read_bytes()
+    middle = len(content) // 2
+    for name, damaged in (("half", content[:middle]), ("empty", b""), ("text", b"hello")):
+        (tmp_path / f"{name}.ckpt").write_bytes(damaged)
+        assert f"{name}.ckpt is not a readable checkpoint" in evaluate(f"ckpt={name}.ckpt").error

@@ -47,6 +47,7 @@ def test_tensorboard_holds_what_the_dashboard_shows(train, tmp_path):
     logged = set(tags["scalars"])
     assert logged >= {
         "train/loss", "train/perplexity", "train/bits_per_byte", "val/loss", "val/perplexity", "val/bits_per_byte",
+        "val/nelbo_at_8/linear", "val/nelbo_at_32/squared_sine",
         "optimizer/learning_rate", "optimizer/gradient_norm", "throughput/tokens_per_second",
         "throughput/flops_utilisation", "throughput/memory_gib",
     }  # fmt: skip

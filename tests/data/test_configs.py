@@ -14,7 +14,8 @@ from mdm_lightning.data.tokenizer_spec import ByteLevel, BytePairEncoding, FromT
 CONF = Path(__file__).parents[2] / "conf"
 DATA = sorted(file.stem for file in (CONF / "data").glob("*.yaml"))
 TOKENIZERS = sorted(file.stem for file in (CONF / "tokenizer").glob("*.yaml"))
-NEEDED = {"files": ["data.path=x"], "file": ["tokenizer.name_or_path=x"]}
+LAW = Path(__file__).parent / "law.json"
+NEEDED = {"files": ["data.path=x"], "file": ["tokenizer.name_or_path=x"], "toy": [f"data.path='{LAW}'"]}
 
 
 @pytest.fixture
@@ -38,9 +39,9 @@ def test_every_data_set(name, configure):
     source = instantiate(config.data)
     assert isinstance(source, Source)
     assert source.name == name
-    task = name in ("sudoku", "sudoku_4x4", "countdown")
-    assert isinstance(instantiate(config.tokenizer), FromTask) == task
-    assert task or source.length == 128
+    own_tokens = name in ("sudoku", "sudoku_4x4", "countdown", "toy", "toy_balanced", "toy_extremes")
+    assert isinstance(instantiate(config.tokenizer), FromTask) == own_tokens
+    assert own_tokens or source.length == 128
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

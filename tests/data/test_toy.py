@@ -1,11 +1,16 @@
-"""Laws as tables: the paper's toys, and tables from files."""
+"""Laws as tables: the paper's toys, tables from files, and data drawn from them."""
 
 import json
 import math
+import pickle
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from mdm_lightning.data.toy import Law, balanced, extremes
+from mdm_lightning.data.tokenizer import Tokenizer
+from mdm_lightning.data.tokenizer_spec import ByteLevel, FromTask
+from mdm_lightning.data.toy import Balanced, Extremes, Law, Letters, Table, balanced, extremes
 from mdm_lightning.errors import UserError
 
 
@@ -84,3 +89,64 @@ def test_files_that_are_no_laws(content, message, tmp_path):
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="cannot read"):
         Law.from_json(tmp_path / "none.json")
+
+
+@pytest.fixture
+def skewed(tmp_path) -> Table:
+    path = write(tmp_path, {"sequences": ["aab", "bca", "ccc"], "probabilities": [0.7, 0.2, 0.1]})
+    return Table(path, train=5000, validation=400, seed=3)
+
+
+def test_data_follow_the_law(skewed, tmp_path):
+    """Chi-square tests at level 1e-5."""
+    data = skewed.prepare(FromTask(), tmp_path)
+    assert (data.name, data.length, data.tokenizer.vocab_size) == ("toy", 3, 3)
+    assert (len(data.train), len(data.validation)) == (5000, 400)
+    for split in (data.train, data.validation):
+        batch = split.__getitems__(range(len(split)))
+        assert batch["maskable"].all()
+        drawn = [tuple(row) for row in batch["tokens"].tolist()]
+        counts = [drawn.count(sequence) for sequence in skewed.law.sequences]
+        assert sum(counts) == len(drawn)
+        assert stats.chisquare(counts, np.array(skewed.law.probabilities) * len(drawn)).pvalue > 1e-5
+    assert data.tokenizer.decode(skewed.law.sequences[0]) == "aab"
+
+
+def test_draws_depend_on_seed_and_split_only(skewed, tmp_path):
+    again = Table(tmp_path / "words.json", train=5000, validation=400, seed=3)
+    other = Table(tmp_path / "words.json", train=5000, validation=400, seed=4)
+    first, same, different = (
+        source.prepare(None, tmp_path / str(i)) for i, source in enumerate((skewed, again, other))
+    )
+    assert np.array_equal(first.train.stream, same.train.stream)
+    assert first.fingerprint == same.fingerprint != different.fingerprint
+    assert not np.array_equal(first.train.stream, different.train.stream)
+    assert not np.array_equal(first.train.stream[:1200], first.validation.stream)
+
+
+def test_a_law_is_known_by_its_contents(tmp_path):
+    sources = [kind(length=n, train=9, validation=9, seed=0) for kind in (Extremes, Balanced) for n in (4, 5)]
+    assert len({source.fingerprint for source in sources}) == 4
+    file = write(tmp_path, {"sequences": ["aaaaa", "bbbbb"]})
+    assert Table(file, train=9, validation=9, seed=0).law.sequences == extremes().sequences
+
+
+def test_letters():
+    """Exactly d outcomes; no letter is special, also after pickling; checkpoints know it by its fingerprint."""
+    letters = Letters(3)
+    assert (letters.vocab_size, letters.mask_id) == (3, 3)
+    assert letters.encode("abca") == [0, 1, 2, 0]
+    for each in (letters, pickle.loads(pickle.dumps(letters))):
+        assert each.decode([0, 3, 2, 0]) == "a░ca"
+    assert Tokenizer.from_state(letters.state()).fingerprint == letters.fingerprint != Letters(4).fingerprint
+    with pytest.raises(UserError, match="no letters"):
+        Letters(53)
+
+
+def test_what_sources_refuse(tmp_path):
+    with pytest.raises(UserError, match=r"data\.path="):
+        Table(None, train=1, validation=1, seed=0)
+    with pytest.raises(UserError, match="at least 1"):
+        Balanced(length=5, train=0, validation=1, seed=0)
+    with pytest.raises(UserError, match="brings its own tokenizer"):
+        Balanced(length=5, train=1, validation=1, seed=0).prepare(ByteLevel(), tmp_path)

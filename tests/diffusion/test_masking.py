@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking
+from mdm_lightning.denoiser.exact import ExactDenoiser
+from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking, StepMasking, mask_counts
+from mdm_lightning.diffusion.objective import nelbo
+from mdm_lightning.diffusion.profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, SineSchedule
 from mdm_lightning.diffusion.timesteps import StratifiedTimes, UniformTimes
 
-from .tables import SCHEDULES, laws, name_of
+from .tables import SCHEDULES, all_masks, laws, name_of, z_score
 
 MASK = 11
 
@@ -41,6 +44,8 @@ PROCESSES = [
     IndependentMasking(LinearSchedule(), StratifiedTimes()),
     CountMasking(UniformTimes()),
     CountMasking(StratifiedTimes()),
+    StepMasking(BetaSchedule(0.9, 0.3), UniformTimes(), 7),
+    StepMasking(LinearSchedule(), StratifiedTimes(), 2),
 ]
 
 all_processes = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: repr(p).split(" object")[0])
@@ -118,7 +123,8 @@ def test_positions_are_masked_independently():
 
 def test_all_masked_at_the_start():
     tokens, maskable = batch(4, 20)
-    for process in (IndependentMasking(BetaSchedule(0.9, 0.3), FixedTime(0.0)), CountMasking(FixedTime(0.0))):
+    beta, start = BetaSchedule(0.9, 0.3), FixedTime(0.0)
+    for process in (IndependentMasking(beta, start), CountMasking(start), StepMasking(beta, start, 5)):
         out = process(tokens, maskable, MASK, generator())
         assert torch.equal(out.tokens == MASK, maskable)
 
@@ -188,3 +194,104 @@ def test_every_place_in_the_batch_gets_every_count(times, place):
         out = CountMasking(times)(tokens, everything, MASK, generator(seed))
         counts[(out.tokens[place] == MASK).sum()] += 1
     assert stats.chisquare(counts[1:]).pvalue > 1e-6
+
+
+# A law of three tokens with unequal probabilities, under which more context helps.
+LAW = {(0, 0, 0): 0.4, (0, 1, 1): 0.3, (1, 1, 0): 0.2, (1, 0, 1): 0.1}
+
+
+def conditional(x: tuple[int, ...], i: int, kept: set[int]) -> float:
+    """p(x_i | x on the kept positions), by summation over the law."""
+    fits = [(y, p) for y, p in LAW.items() if all(y[j] == x[j] for j in kept)]
+    return sum(p for y, p in fits if y[i] == x[i]) / sum(p for _, p in fits)
+
+
+def step_nelbo(x: tuple[int, ...], alphas: list[float]) -> float:
+    """The K-step NELBO in nats, from its definition: over the steps, and over the subsets that are kept."""
+    total = 0.0
+    for now, then in itertools.pairwise(alphas):
+        for masked in all_masks(len(x)).tolist():
+            kept = {i for i, m in enumerate(masked) if not m}
+            chance = now ** len(kept) * (1 - now) ** (len(x) - len(kept))
+            nats = -sum(math.log(conditional(x, i, kept)) for i, m in enumerate(masked) if m)
+            total += (then - now) / (1 - now) * chance * nats
+    return total
+
+
+def grid_of(schedule, steps: int) -> list[float]:
+    return [float(schedule.alpha_t(torch.tensor(k / steps, dtype=torch.float64))) for k in range(steps + 1)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name_of)
+def test_step_masking_rounds_the_kept_share_down_to_the_grid(schedule, steps):
+    """A uniform share then falls on alpha_k with probability alpha_{k+1} - alpha_k, and counts 1 / (1 - alpha_k)."""
+    tokens, everything = torch.zeros(1, 400, dtype=torch.int64), torch.ones(1, 400, dtype=torch.bool)
+    grid = grid_of(schedule, steps)
+    for share in [0.0, 0.03, 0.31, 0.5, 0.77, *grid[:-1]]:
+        out = StepMasking(schedule, FixedTime(share), steps)(tokens, everything, MASK, generator())
+        expected = max(alpha for alpha in grid[:-1] if alpha <= share)
+        assert float(out.alpha) == pytest.approx(expected, abs=1e-7)
+        if len(out.rows):
+            assert float(out.weight) == pytest.approx(1 / (1 - expected), rel=1e-6)
+        assert stats.binomtest(len(out.rows), 400, 1 - expected).pvalue > 1e-7
+
+
+@pytest.mark.parametrize("times", [UniformTimes(), StratifiedTimes()])
+@pytest.mark.parametrize(
+    ("schedule", "steps"), [(LinearSchedule(), 2), (BetaSchedule(0.9, 0.3), 3), (SineSchedule(), 1)]
+)
+def test_step_masking_is_unbiased_for_the_k_step_nelbo(schedule, steps, times):
+    """40,000 draws for each sequence against enumeration: five standard errors, by chance once in 1e6 each."""
+    denoiser = ExactDenoiser(list(LAW), list(LAW.values()))
+    everything = torch.ones(40_000, 3, dtype=torch.bool)
+    for x in LAW:
+        tokens = torch.tensor(x).expand(40_000, 3)
+        batch = StepMasking(schedule, times, steps)(tokens, everything, denoiser.mask_id, generator(1))
+        estimate = nelbo(denoiser, batch).per_sequence
+        if steps == 1:  # nothing is random
+            torch.testing.assert_close(estimate, torch.full_like(estimate, step_nelbo(x, [0, 1])))
+        else:
+            assert abs(z_score(estimate, step_nelbo(x, grid_of(schedule, steps)))) < 5
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 9])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name_of)
+def test_the_k_step_nelbo_is_the_riemann_sum_of_the_profile(schedule, steps):
+    profile = LossProfile.from_law(list(LAW), list(LAW.values()))
+    mean = sum(p * step_nelbo(x, grid_of(schedule, steps)) for x, p in LAW.items())
+    assert profile.nelbo(schedule, steps).value == pytest.approx(mean, rel=1e-9)
+
+
+@pytest.mark.parametrize("schedule", [LinearSchedule(), SineSchedule(), BetaSchedule(0.9, 0.3)])
+def test_infinitely_many_steps_are_continuous_time(schedule):
+    """From equal noise the same masks and weights as the linear schedule's, whatever the schedule of the steps."""
+    tokens, maskable = batch(64, 50)
+    many = StepMasking(schedule, StratifiedTimes(), 2**22)(tokens, maskable, MASK, generator(5))
+    continuous = IndependentMasking(LinearSchedule(), StratifiedTimes())(tokens, maskable, MASK, generator(5))
+    assert torch.equal(many.tokens, continuous.tokens)
+    torch.testing.assert_close(many.alpha, continuous.alpha, rtol=0, atol=1e-5)
+    torch.testing.assert_close(many.weight, continuous.weight, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, None])
+def test_steps_must_be_a_positive_integer(steps):
+    with pytest.raises(ValueError, match="steps must be a positive integer"):
+        StepMasking(LinearSchedule(), UniformTimes(), steps)
+
+
+@laws
+@given(b=st.integers(1, 5), length=st.integers(1, 9), seed=st.integers(0, 2**32))
+def test_masks_of_growing_counts_are_nested(b, length, seed):
+    """Exactly ``count`` maskable positions, each set inside the next."""
+    tokens, maskable = batch(b, length, seed)
+    noise = torch.rand(b, length, generator=generator(seed), dtype=torch.float64)
+    before = torch.zeros(b, length, dtype=torch.bool)
+    for wanted in range(length + 1):
+        count = maskable.sum(1).clamp(max=wanted)
+        out = mask_counts(tokens, maskable, MASK, count, noise)
+        masked = out.tokens == MASK
+        assert torch.equal(masked.sum(1), count)
+        assert not (before & ~masked).any()
+        assert not (masked & ~maskable).any()
+        before = masked

@@ -355,3 +355,22 @@ def test_parameters_that_are_no_numbers(schedule, value):
 def test_bad_tables(alphas, knots):
     with pytest.raises(ValueError, match="TabulatedSchedule"):
         TabulatedSchedule(alphas, knots)
+
+
+def test_tabulated_slope_where_it_vanishes():
+    """After a steep interval PCHIP ends with slope zero: there 1 - alpha is quadratic, the slope twice it / (1 - t)."""
+    schedule = TabulatedSchedule([0.0, 0.05, 0.9, 1.0])
+    left = torch.tensor([2.0**-k for k in range(10, 50)], dtype=torch.float64)
+    ratio = schedule.dalpha_t(1 - left) * left / schedule.masked_t(1 - left)
+    torch.testing.assert_close(ratio, torch.full_like(left, 2), rtol=5e-3, atol=0)
+    torch.testing.assert_close(ratio[20:], torch.full_like(left[20:], 2), rtol=1e-8, atol=0)
+
+
+def test_tabulated_slopes_agree_from_both_sides():
+    """The two curves of which one serves before and one after t = 1/2 are the same, so their slopes join."""
+    schedule = TabulatedSchedule([0.0, 0.3, 0.35, 0.9, 1.0])
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    step = 1e-6
+    inside = t[(t > step) & (t < 1 - step)]
+    slopes = (schedule.alpha_t(inside + step) - schedule.alpha_t(inside - step)) / (2 * step)
+    torch.testing.assert_close(schedule.dalpha_t(inside), slopes, rtol=0, atol=1e-4)

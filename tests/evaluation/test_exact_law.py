@@ -3,14 +3,18 @@
 import itertools
 import math
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from mdm_lightning.data.toy import Law, balanced, extremes
+from mdm_lightning.data.toy import Balanced, Law, balanced, extremes
+from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.dit import DiT
+from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.profile import LossProfile
 from mdm_lightning.diffusion.schedule import (
     BetaSchedule,
@@ -20,12 +24,16 @@ from mdm_lightning.diffusion.schedule import (
     SineSchedule,
     TabulatedSchedule,
 )
-from mdm_lightning.evaluation.exact_law import ExactSampler, divergence, total_variation
-from mdm_lightning.sampling.count import Binomial, Expected, FirstHitting, LargestRemainder
+from mdm_lightning.evaluation.base import NotApplicable, Subject
+from mdm_lightning.evaluation.exact_law import ExactLaw, ExactSampler, divergence, total_variation
+from mdm_lightning.sampling.blocks import Blocks
+from mdm_lightning.sampling.count import Binomial, EntropyBounded, Expected, FirstHitting, LargestRemainder
+from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
-from mdm_lightning.sampling.order import Random
+from mdm_lightning.sampling.order import Confidence, Random
 from mdm_lightning.sampling.remask import RemaskCapped
 from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.sampling.tokens import TokenSampler
 
 TOYS = {"extremes": extremes(), "balanced": balanced()}
 GRID = [BetaSchedule(float(a), float(b)) for a in np.linspace(0.1, 2, 15) for b in np.linspace(0.1, 2, 15)]
@@ -237,3 +245,67 @@ def test_what_is_refused(samplers):
             samplers["extremes"].law_of_counts(counts)
     with pytest.raises(ValueError, match="steps"):
         samplers["extremes"].law(LinearSchedule(), 0, Binomial())
+
+
+def toy_subject(denoiser: Denoiser | None = None, law: Law | None = TOYS["balanced"]) -> Subject:
+    source = Balanced(length=5, train=1, validation=1, seed=0)
+    exact = ExactDenoiser(source.law.sequences, source.law.probabilities, 2)
+    return Subject(denoiser or exact, source.tokenizer, 5, lambda: source.prepare(None, Path()), law=law)
+
+
+ANCESTRAL = Sampler(BetaSchedule(0.9, 0.3), Binomial(), Random(), steps=3)
+
+
+def test_as_an_evaluation(samplers):
+    tv, kl = ExactLaw(ANCESTRAL)(toy_subject())
+    assert (tv.metric, tv.better, tv.n, tv.stderr, tv.scores) == ("tv", "lower", 32, None, None)
+    assert (tv.value, kl.value) == pytest.approx((0.291018, 0.343924), abs=1e-6)
+    assert kl.settings == {
+        "data": "balanced", "schedule": "Beta(0.9, 0.3)", "count": "Binomial", "order": "Random", "steps": 3,
+    }  # fmt: skip
+    law = samplers["balanced"].law(BetaSchedule(0.9, 0.3), 5, Expected())
+    _, kl = ExactLaw(replace(ANCESTRAL, count=Expected(), steps=None))(toy_subject())
+    assert kl.value == pytest.approx(divergence(samplers["balanced"].target, law), abs=1e-12)
+
+
+def test_as_an_evaluation_of_a_network():
+    network = small_network(TOYS["balanced"])
+    expected = ExactSampler(TOYS["balanced"], network)
+    tv, _ = ExactLaw(ANCESTRAL)(toy_subject(network))
+    assert tv.value == total_variation(expected.target, expected.law(ANCESTRAL.schedule, 3, Binomial()))
+
+
+def test_compositions_are_enumerated_once_per_subject():
+    class Counted(ExactDenoiser):
+        calls = 0
+
+        def forward(self, tokens, alpha=None, padding=None):
+            self.calls += 1
+            return super().forward(tokens, alpha, padding)
+
+    denoiser = Counted(TOYS["balanced"].sequences, vocab_size=2)
+    subject = toy_subject(denoiser)
+    for steps in (1, 2, 3):
+        assert len(list(ExactLaw(replace(ANCESTRAL, steps=steps))(subject))) == 2
+    assert denoiser.calls == 1
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        replace(ANCESTRAL, order=Confidence()),
+        replace(ANCESTRAL, count=RemaskCapped(0.1)),
+        replace(ANCESTRAL, count=EntropyBounded(0.1)),
+        replace(ANCESTRAL, tokens=TokenSampler(temperature=0.5)),
+        replace(ANCESTRAL, blocks=Blocks(2)),
+        replace(ANCESTRAL, guidance=Guidance(1.0)),
+    ],
+)
+def test_samplers_that_are_not_enumerated(sampler):
+    with pytest.raises(NotApplicable, match="enumerates order=random"):
+        next(iter(ExactLaw(sampler)(toy_subject())))
+
+
+def test_data_without_a_law():
+    with pytest.raises(NotApplicable, match="needs a law"):
+        next(iter(ExactLaw(ANCESTRAL)(toy_subject(law=None))))

@@ -9,7 +9,7 @@ import torchmetrics
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.diffusion.masking import CountMasking, MaskedBatch
 from mdm_lightning.diffusion.objective import Nelbo, nelbo
-from mdm_lightning.evaluation.metrics import NelboMetric, ProfileMetric, bits_per_byte, perplexity
+from mdm_lightning.evaluation.metrics import CountProfileMetric, NelboMetric, ProfileMetric, bits_per_byte, perplexity
 
 
 def sample(b: int, seed: int) -> tuple[Nelbo, MaskedBatch]:
@@ -152,6 +152,52 @@ def test_profile_of_a_uniform_denoiser_is_log_d():
     metric = ProfileMetric(5)
     metric.update(estimate._replace(cross_entropy=estimate.masks * math.log(7)), batch)
     assert metric.compute().tolist() == pytest.approx([math.log(7)] * 5)
+
+
+def even_sample(b: int, n: int, seed: int) -> tuple[Nelbo, MaskedBatch]:
+    """Estimates of sequences with n maskable positions, some of which have no mask."""
+    estimate, batch = sample(b, seed)
+    masks = torch.randint(0, n + 1, (b,), generator=torch.Generator().manual_seed(seed)).float()
+    return Nelbo(estimate.per_sequence, masks * estimate.cross_entropy, masks), batch._replace(
+        lengths=torch.full((b,), n)
+    )
+
+
+@pytest.mark.parametrize("n", [1, 7, 200])
+def test_profile_by_counts_against_loops(n):
+    metric, expected = CountProfileMetric(200), [[0.0] * 3 for _ in range(n)]
+    for seed, b in enumerate((3, 40)):
+        estimate, batch = even_sample(b, n, seed)
+        metric.update(estimate, batch)
+        for nats, masks in zip(estimate.cross_entropy.tolist(), estimate.masks.tolist(), strict=True):
+            if masks:
+                for power in range(3):
+                    expected[n - int(masks)][power] += (nats / masks) ** power
+    torch.testing.assert_close(metric.compute(), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_profile_by_counts_needs_equal_lengths():
+    """Padding, where nothing is maskable, does not count as a length."""
+    metric = CountProfileMetric(200)
+    assert metric.compute() is None
+    estimate, batch = even_sample(9, 7, 0)
+    metric.update(estimate, batch)
+    before = metric.compute()
+    nothing = torch.zeros(9)
+    metric.update(Nelbo(nothing, nothing, nothing), batch._replace(lengths=nothing.long()))
+    assert torch.equal(metric.compute(), before)
+    metric.update(*even_sample(9, 8, 0))
+    assert metric.compute() is None
+
+
+def test_profile_by_counts_of_two_processes_and_in_another_precision():
+    whole, left, right = CountProfileMetric(7), CountProfileMetric(7), CountProfileMetric(7)
+    torch.nn.ModuleList([left, right]).to(torch.bfloat16)
+    for seed in range(6):
+        for metric in (whole, left if seed % 2 else right):
+            metric.update(*even_sample(300, 7, seed))
+    left.merge_state(right)
+    torch.testing.assert_close(left.compute(), whole.compute(), rtol=1e-12, atol=0)
 
 
 def test_centres():

@@ -1,5 +1,6 @@
 """Every choice of every group composes, and what it composes to can be built."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking
 from mdm_lightning.diffusion.schedule import MaskSchedule
+from mdm_lightning.experiment.evaluate import build_evaluations
 from mdm_lightning.training.optimizer import AdamW
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -57,7 +59,7 @@ def test_what_is_said_on_the_command_line_wins_over_the_recipe():
     assert config.training.schedule._target_.endswith("SineSchedule")
 
 
-@pytest.mark.parametrize("name", choices("schedule"))
+@pytest.mark.parametrize("name", [name for name in choices("schedule") if name != "advised"])
 def test_schedules_in_both_seats(name):
     config = configure(f"schedule={name}", f"schedule@training.schedule={name}", "masking@training.masking=independent")
     for seat in (config.schedule, config.training.schedule, config.training.masking.schedule):
@@ -87,19 +89,85 @@ def test_trainers(name):
     assert isinstance(instantiate(config.trainer, logger=False, enable_progress_bar=False), Trainer)
 
 
-@pytest.mark.parametrize("name", choices("experiment"))
+@pytest.mark.parametrize("name", [name for name in choices("experiment") if name != "toy"])
 def test_experiments(name):
     assert instantiate(configure(f"experiment={name}").lr_schedule)(0) > 0
 
 
+MEASURING = pytest.mark.parametrize("command", ["evaluate", "sweep"])
+
+
+@MEASURING
+def test_the_toy_experiment(command):
+    """It chooses groups and sets values over those of the command, and gives way to the command line."""
+    config = configure("experiment=toy", name=command)
+    assert list(build_evaluations(config.evaluation)) == ["exact_law"]
+    assert instantiate(config.data).name == "toy_extremes"
+    assert config.sampler.steps == 3
+    assert config.sweep.metric == "kl"
+    other = configure("experiment=toy", "data=toy_balanced", "evaluation=likelihood", "sampler.steps=2", name=command)
+    assert list(build_evaluations(other.evaluation)) == ["likelihood"]
+    assert (instantiate(other.data).name, other.sampler.steps) == ("toy_balanced", 2)
+
+
+@MEASURING
 @pytest.mark.parametrize("name", choices("evaluation"))
-def test_evaluations(name):
-    config = configure(f"evaluation={name}", name="evaluate")
-    for evaluation in config.evaluation.values():
-        assert callable(instantiate(evaluation))
+def test_evaluations(command, name):
+    built = build_evaluations(configure(f"evaluation={name}", name=command).evaluation)
+    assert list(built) == [name]
+    assert callable(built[name])
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [("evaluate", ["likelihood", "profile", "generation", "task", "samples"]), ("sweep", ["generation", "task"])],
+)
+def test_what_is_evaluated_by_default(command, expected):
+    assert list(build_evaluations(configure(name=command).evaluation)) == expected
+
+
+@MEASURING
+@pytest.mark.parametrize("name", choices("estimator"))
+def test_estimators(command, name):
+    config = configure("evaluation=likelihood", f"estimator={name}", "sampler.steps=5", name=command)
+    masking = instantiate(config.evaluation.likelihood).masking
+    everything = torch.ones(4, 6, dtype=torch.bool)
+    batch = masking(torch.zeros(4, 6, dtype=torch.int64), everything, 9, torch.Generator().manual_seed(0))
+    assert batch.lengths.tolist() == [6] * 4
+    assert masking.estimator
+
+
+@MEASURING
+@pytest.mark.parametrize("name", choices("judge"))
+def test_judges_are_built_without_a_network(command, name, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("constructing a judge must not need the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert callable(instantiate(configure(f"judge={name}", name=command).judge).prepare)
+
+
+@MEASURING
+@pytest.mark.parametrize("name", choices("schedule"))
+def test_schedules_to_measure(command, name, tmp_path):
+    advice = tmp_path / "advice.json"
+    advice.write_text('{"64": {"beta": [0.9, 0.3], "optimal": [0.0, 0.4, 1.0]}}')
+    config = configure(f"schedule={name}", f"advice='{advice}'", name=command)
+    schedule = instantiate(config.sampler).schedule
+    assert schedule == instantiate(config.schedule)
+    assert float(schedule.alpha_t(torch.tensor(1.0, dtype=torch.float64))) == pytest.approx(1)
+
+
+def test_what_evaluate_and_sweep_share_is_equal():
+    """A cell of a sweep is an evaluation with the same options: their defaults must not drift apart."""
+    evaluate, sweep = (OmegaConf.to_container(configure(name=name)) for name in ("evaluate", "sweep"))
+    assert isinstance(evaluate, dict)
+    assert isinstance(sweep, dict)
+    for key in evaluate.keys() - {"evaluation", "schedule", "run_dir"}:
+        assert evaluate[key] == sweep[key], key
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "sweep"])
 def test_nothing_is_left_to_fill_in(name):
     config = configure(name=name)
     # The loggers refer to Hydra's output folder, which exists only while a command runs.

@@ -1,0 +1,263 @@
+"""Published weights are read whole and exactly, or refused with a list of what differs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mdm_lightning.denoiser.checkpoints import read_published
+from mdm_lightning.denoiser.dit import DiT
+from mdm_lightning.denoiser.weight_files import missing_files
+from mdm_lightning.diffusion.schedule import LinearSchedule
+from mdm_lightning.sampling.count import Binomial
+from mdm_lightning.sampling.noise import SequenceNoise
+from mdm_lightning.sampling.order import Random
+from mdm_lightning.sampling.sampler import Sampler
+
+from . import plain_dit, plain_llama
+from .published import DEPTH, HEADS, ROWS, Published, dream, llada, mdlm, refusal, same, write_index
+
+MODELS = {"MDLM": mdlm(), "LLaDA": llada(), "Dream": dream()}
+each_model = pytest.mark.parametrize("published", MODELS.values(), ids=MODELS.keys())
+
+
+def without(published: Published, *names: str) -> Published:
+    return replace(published, weights={name: w for name, w in published.weights.items() if name not in names})
+
+
+def state(path: Path, **options) -> dict[str, torch.Tensor]:
+    return read_published(path, **options).state_dict()
+
+
+@each_model
+def test_every_tensor_arrives(published, tmp_path):
+    """Each parameter is a stored tensor and each stored tensor a parameter; MDLM's output layer loses MASK's row."""
+    read = state(published.write(tmp_path))
+    weights = dict(published.weights)
+    for name in ("backbone.output_layer.linear.weight", "backbone.output_layer.linear.bias"):
+        if name in weights:
+            weights[name] = weights[name][:-1]
+    assert len(read) == len(weights)
+    for value in read.values():
+        name = next(name for name, stored in weights.items() if torch.equal(value, stored))
+        del weights[name]
+
+
+@each_model
+@pytest.mark.parametrize("shards", [2, 5])
+def test_shards(published, shards, tmp_path):
+    whole, cut = published.write(tmp_path / "whole"), published.write(tmp_path / "cut", shards)
+    assert same(state(cut), state(whole))
+
+
+@each_model
+def test_torch_files(published, tmp_path):
+    """The same from pytorch_model.bin, in a folder, by itself with a config.json beside it, and sharded."""
+    expected = state(published.write(tmp_path / "safetensors"))
+    folder, shards = tmp_path / "torch", tmp_path / "shards"
+    for path in (folder, shards):
+        path.mkdir()
+        (path / "config.json").write_text(json.dumps(published.config))
+    torch.save(published.weights, folder / "pytorch_model.bin")
+    names = list(published.weights)
+    where = {name: f"pytorch_model-{i % 2}.bin" for i, name in enumerate(names)}
+    for i in range(2):
+        torch.save({name: published.weights[name] for name in names[i::2]}, shards / f"pytorch_model-{i}.bin")
+    (shards / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+    assert same(state(folder), expected)
+    assert same(state(folder / "pytorch_model.bin"), expected)
+    assert same(state(shards), expected)
+
+
+@each_model
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_precisions(published, stored, tmp_path):
+    """The weights are the stored ones, rounded once to the precision asked for; the model is in evaluation mode."""
+    weights = {name: value.to(stored) for name, value in published.weights.items()}
+    folder = replace(published, weights=weights).write(tmp_path)
+    exact = state(folder, dtype=torch.float64)
+    model = read_published(folder, dtype=torch.bfloat16)
+    assert not model.training
+    assert same(model.state_dict(), {name: value.bfloat16() for name, value in exact.items()})
+
+
+@each_model
+def test_device(published, tmp_path):
+    model = read_published(published.write(tmp_path), device=torch.device("cpu"))
+    assert {value.device.type for value in model.state_dict().values()} == {"cpu"}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("time_conditioning", [False, True])
+def test_mdlm_computes_what_was_published(time_conditioning, tmp_path):
+    published = mdlm(time_conditioning=time_conditioning)
+    model = read_published(published.write(tmp_path), dtype=torch.float64, vocab_size=published.vocab_size)
+    assert isinstance(model, DiT)
+    tokens = torch.randint(ROWS, (3, 7), generator=torch.Generator().manual_seed(0))
+    alpha = torch.tensor([0.9, 0.5, 0.1])
+    with torch.no_grad():
+        result = model.head(model(tokens, alpha))
+    weights = {name.removeprefix("backbone."): value.double() for name, value in published.weights.items()}
+    for row, ids, a in zip(result, tokens.tolist(), alpha, strict=True):
+        sigma = -float(a.log()) if time_conditioning else 0.0
+        expected = plain_dit.logits(weights, ids, sigma, DEPTH, HEADS)
+        torch.testing.assert_close(row, expected[:, : ROWS - 1], rtol=1e-4, atol=1e-5)
+
+
+@each_model
+def test_the_sampler_fills_mask_and_nothing_else(published, tmp_path):
+    """MASK has the id that the tokenizer gives it, vocab_size, whatever row the published model keeps it in."""
+    model = read_published(published.write(tmp_path), vocab_size=published.vocab_size)
+    assert model.mask_id == model.vocab_size == published.vocab_size
+    canvas = torch.full((8, 12), model.mask_id)
+    canvas[:, 3] = 5
+    samples = Sampler(LinearSchedule(), Binomial(), Random())(model, canvas, SequenceNoise(0, range(8)), steps=6)
+    assert (samples.tokens[:, 3] == 5).all()
+    assert (samples.tokens < model.vocab_size).all()
+    assert not (samples.tokens == published.mask_row).any()
+
+
+@pytest.mark.parametrize(
+    ("published", "name"),
+    [(llada(tied=True), plain_llama.LLADA), (dream(tied=True), plain_llama.DREAM)],
+    ids=["LLaDA", "Dream"],
+)
+def test_tied_weights(published, name, tmp_path):
+    """Once, or twice if both are equal."""
+    once = state(published.write(tmp_path / "once"))
+    embedding = published.weights[name.embedding]
+    twice = replace(published, weights={**published.weights, name.head: embedding.clone()})
+    assert same(state(twice.write(tmp_path / "twice")), once)
+    assert not any("unembedding" in parameter for parameter in once)
+    other = replace(published, weights={**published.weights, name.head: embedding + 1})
+    assert "differs from the embedding" in refusal(other.write(tmp_path / "other"))
+
+
+@each_model
+def test_missing_unknown_and_misshapen_are_listed(published, tmp_path):
+    names = list(published.weights)
+    weights = {**without(published, names[3]).weights, "adapter.weight": torch.zeros(3)}
+    weights[names[5]] = torch.zeros(1, 2, 3)
+    message = refusal(replace(published, weights=weights).write(tmp_path))
+    assert f"missing: {names[3]};" in message
+    assert "unknown: adapter.weight;" in message
+    assert f"of another shape: {names[5]} [1, 2, 3] instead of {list(published.weights[names[5]].shape)}" in message
+
+
+@each_model
+def test_no_tensor_can_be_missing_or_of_another_shape(published, tmp_path):
+    for i, (name, value) in enumerate(published.weights.items()):
+        message = refusal(without(published, name).write(tmp_path / f"{i}"))
+        # By the embedding the family is recognised.
+        assert name in message or (("embed" in name or "wte" in name) and "none of the known families" in message)
+        longer = replace(published, weights={**published.weights, name: torch.zeros(len(value) + 1, *value.shape[1:])})
+        assert name in refusal(longer.write(tmp_path / f"{i}"))
+
+
+def test_a_long_list_is_cut(tmp_path):
+    published = llada()
+    weights = {**published.weights, **{f"extra.{i}": torch.zeros(1) for i in range(9)}}
+    message = refusal(replace(published, weights=weights).write(tmp_path))
+    assert "extra.4 and 4 more" in message
+    assert "extra.5" not in message
+
+
+@each_model
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused(published, dtype, tmp_path):
+    name = list(published.weights)[2]
+    weights = {**published.weights, name: published.weights[name].to(dtype)}
+    assert f"holds {name} (" in refusal(replace(published, weights=weights).write(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    assert f"holds {name} (" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_files(file, kept, tmp_path):
+    published = mdlm()
+    published.write(tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    if file != "model.safetensors":
+        torch.save(published.weights, tmp_path / file)
+        content = (tmp_path / file).read_bytes()
+        (tmp_path / "model.safetensors").unlink()
+    (tmp_path / file).write_bytes(content[: int(len(content) * kept)])
+    assert "no readable file of weights, or damaged" in refusal(tmp_path)
+
+
+def test_shards_and_index_must_agree(tmp_path):
+    published = llada()
+    folder = published.write(tmp_path / "missing shard", 3)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    assert missing_files(folder) == ["model-00002-of-00003.safetensors"]
+    assert "lacks model-00002-of-00003.safetensors" in refusal(folder)
+
+    folder = published.write(tmp_path / "missing entry", 3)
+    assert missing_files(folder) == []
+    index = folder / "model.safetensors.index.json"
+    where = json.loads(index.read_text())["weight_map"]
+    name = list(where)[4]
+    write_index(folder, {key: file for key, file in where.items() if key != name})
+    assert f"disagree about {name}" in refusal(folder)
+    write_index(folder, {**where, "nowhere": where[name]})
+    assert "disagree about nowhere" in refusal(folder)
+    write_index(folder, {**where, name: "../elsewhere.safetensors"})
+    assert "names files outside its folder" in refusal(folder)
+    index.write_text("{}")
+    assert "has no weight_map" in refusal(folder)
+    index.write_text("{")
+    assert "not valid JSON" in refusal(folder)
+
+
+def test_folders_that_hold_no_model(tmp_path):
+    assert "does not exist" in refusal(tmp_path / "nowhere")
+    assert "has no model.safetensors" in refusal(tmp_path)
+    assert missing_files(tmp_path) == ["config.json", "model.safetensors"]
+    save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    assert "none of the known families (MDLM, LLaDA, Dream)" in refusal(tmp_path)
+    torch.save([1, 2], tmp_path / "list.pt")
+    assert "something else than named tensors" in refusal(tmp_path / "list.pt")
+
+
+def test_an_autoregressive_model_with_dreams_names_is_not_dream(tmp_path):
+    published = dream()
+    published.config["model_type"] = "qwen2"
+    assert "none of the known families" in refusal(published.write(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("published", "changes", "message"),
+    [
+        (mdlm(), {"n_heads": None}, "does not say n_heads"),
+        (mdlm(), {"n_heads": 3}, "describes no possible MDLM model"),
+        (mdlm(), {"hidden_dim": 32}, "of another shape"),
+        (llada(), {"mask_token_id": None}, "does not say mask_token_id"),
+        (llada(), {"mask_token_id": 40}, "describes no possible LLaDA model"),
+        (llada(), {"alibi": True}, "alibi=True"),
+        (llada(), {"n_layers": 3}, "missing: model.transformer.blocks.2."),
+        (llada(), {"n_layers": 1}, "unknown: model.transformer.blocks.1."),
+        (llada(), {"d_model": "wide"}, "describes no possible LLaDA model"),
+        (dream(), {"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling"),
+        (dream(), {"block_size": 32}, "block_size=32"),
+        (dream(), {"num_key_value_heads": 4}, "of another shape"),
+        (dream(), {"tie_word_embeddings": True}, "differs from the embedding"),
+    ],
+)
+def test_configurations_that_do_not_fit(published, changes, message, tmp_path):
+    assert message in refusal(replace(published, config=published.config | changes).write(tmp_path))
+
+
+def test_the_tokenizer_must_fit(tmp_path):
+    folder = mdlm().write(tmp_path / "mdlm")
+    for vocab_size in (ROWS, ROWS - 2):
+        assert f"the tokenizer has {vocab_size} without MASK instead of {ROWS - 1}" in refusal(
+            folder, vocab_size=vocab_size
+        )
+    folder = llada().write(tmp_path / "llada")
+    assert read_published(folder, vocab_size=ROWS).vocab_size == ROWS
+    assert f"has {ROWS + 1} ids, but" in refusal(folder, vocab_size=ROWS + 1)

@@ -1,0 +1,86 @@
+"""Text to read: what was given stays, what is between follows the law."""
+
+import pytest
+
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.samples import Samples
+
+from .corpora import ONE_AT_A_TIME, Shown, text_subject
+from .test_task import task_subject
+
+LAW = ["abcde", "abdce", "cabed", "cebad"]
+
+
+class Kept(Shown):
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: dict[str, str] = {}
+
+    def file(self, name, content):
+        self.files[name] = content
+        return name
+
+
+def shown(subject, **options) -> list[str]:
+    subject.outputs = Kept()
+    rows = list(Samples(ONE_AT_A_TIME, **options)(subject))
+    assert [row.metric for row in rows] == ["forward_passes", "tokens_per_second"]
+    return list(subject.outputs.texts.values())
+
+
+def test_without_a_prompt_samples_are_from_the_law():
+    texts = shown(text_subject(LAW, LAW), sequences=40)
+    assert len(texts) == 40
+    assert set(texts) == set(LAW)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "suffix", "possible"),
+    [
+        ("ab", None, {"abcde", "abdce"}),
+        (None, "d", {"cabed", "cebad"}),
+        ("c", "d", {"cabed", "cebad"}),
+        ("ab", "ce", {"abdce"}),
+        ("", "", set(LAW)),
+    ],
+)
+def test_prompt_and_suffix_are_kept(prompt, suffix, possible):
+    """All completions that the law has for them come up among 30: one of two or four is missed once in 1e3."""
+    texts = shown(text_subject(LAW, LAW), prompt=prompt, suffix=suffix, sequences=30, batch_size=7)
+    assert set(texts) == possible
+
+
+def test_a_task_shows_its_problems_or_the_users_own():
+    subject = task_subject({"aaa": 1.0, "bbb": 1.0}, 10)
+    assert shown(subject, sequences=3) == ["aaa", "bbb", "aaa"]
+    assert shown(subject, sequences=2, prompt="b") == ["bbb", "bbb"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prompt": "abc", "suffix": "de"}, "3 and 2 tokens, which leaves no room in 5"),
+        ({"prompt": "abcdea"}, "6 and 0 tokens"),
+        ({"prompt": "abc", "length": 3}, "no room in 3"),
+        ({"length": 6}, "length=6 is beyond the model's 5"),
+        ({"prompt": "a?"}, "no tokens for some characters of 'a?'"),
+    ],
+)
+def test_what_cannot_be_completed(options, words):
+    with pytest.raises(UserError, match=words.replace("?", r"\?")):
+        shown(text_subject(LAW, LAW), **options)
+
+
+@pytest.mark.parametrize("name", ["length", "sequences", "batch_size"])
+def test_numbers_must_be_positive(name):
+    with pytest.raises(ValueError, match=f"Samples: {name} must be at least 1"):
+        Samples(ONE_AT_A_TIME, **{name: 0})
+
+
+def test_the_trajectory_shows_what_was_given_and_when_the_rest_came():
+    subject = text_subject(LAW, LAW)
+    shown(subject, prompt="ab", trajectory=True, sequences=1)
+    page = subject.outputs.files["trajectory.html"]
+    assert page.count('class="given"') == 2
+    assert sorted(page.split('data-step="')[i][0] for i in (1, 2, 3)) == ["0", "1", "2"]
+    assert "trajectory.html" not in (shown(subject, prompt="ab") and subject.outputs.files)
