@@ -85,6 +85,9 @@ class Profile:
 
 
 def revealed_counts(length: int, knots: int) -> list[int]:
-    """Numbers of revealed positions from 0 to length - 1, denser towards both ends, where the profile bends."""
-    share = np.sin(np.linspace(0, np.pi / 2, min(knots, length))) ** 2
+    """Numbers of revealed positions from 0 to length - 1: all of them, or at most so many, denser towards both ends,
+    where the profile bends."""
+    if length <= knots:
+        return list(range(length))
+    share = np.sin(np.linspace(0, np.pi / 2, knots)) ** 2
     return sorted({round(x * (length - 1)) for x in share})

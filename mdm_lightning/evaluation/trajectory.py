@@ -48,8 +48,8 @@ def trajectory_page(pieces: Sequence[Sequence[str]], revealed_at: Sequence[Seque
     colours = matplotlib.colormaps["viridis_r"].resampled(256)
 
     def colour(step: int) -> str:
-        # The light two thirds of the map, so that black text stays readable on it.
-        return to_hex(colours(0.6 * step / max(last, 1)))
+        # The light half of the map, so that black text stays readable on it.
+        return to_hex(colours(0.45 * step / max(last, 1)))
 
     def span(piece: str, step: int) -> str:
         text = html.escape(piece)

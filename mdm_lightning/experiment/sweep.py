@@ -40,6 +40,9 @@ Main = Callable[[], object]
 # What all cells of a folder must agree on, where no axis changes it. Schedules and step budgets are the cells' own.
 AGREED = ("evaluation", "judge", "estimator", "data", "seed", "prompt", "suffix", "count", "order", "tokens")
 
+# Of a sampler, what has a group or an axis of its own.
+OF_THEIR_OWN = {"schedule", "count", "order", "tokens", "steps"}
+
 
 def sweep(arguments: Sequence[str], main: Main, conf: Path) -> None:
     """Runs the sweep that a command line describes, or builds a report (``report=FOLDER``) of one that has run.
@@ -170,7 +173,7 @@ def _register(output: Path, config: DictConfig) -> None:
     agreed: dict[str, Any] = {"checkpoint": origin.fingerprint, "precision": str(config.trainer.precision)}
     for name in AGREED:
         agreed[name] = _plain(config.get(name))
-    agreed["sampler"] = {key: value for key, value in _plain(config.sampler).items() if key != "steps"}
+    agreed["sampler"] = {key: _plain(value) for key, value in config.sampler.items() if key not in OF_THEIR_OWN}
     agreed |= {"limit": config.sweep.limit, "full": config.sweep.full}
     path = output / SWEEP
     known = load_json(path) if path.exists() else None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
@@ -138,7 +139,7 @@ def _prediction(profile: DictConfig | None, sampler: Sampler, subject: Subject) 
 def _cell(config: DictConfig, identity: str, rows: list[Row], error: str | None, started: float) -> Cell:
     hydra, schedule = HydraConfig.get(), config.schedule
     shared = set(hydra.job.config.override_dirname.exclude_keys)
-    overrides = [override.split("=", 1) for override in hydra.overrides.task]
+    overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
     return Cell(
         id=identity,
         stage=config.sweep.stage,
@@ -147,7 +148,7 @@ def _cell(config: DictConfig, identity: str, rows: list[Row], error: str | None,
         beta=schedule.get("beta"),
         sampler=hydra.runtime.choices["sampler"],
         steps=config.sampler.steps,
-        axes={key: value for key, value in overrides if key not in shared},
+        axes={o.key_or_group: str(o.input_line).partition("=")[2] for o in overrides if o.key_or_group not in shared},
         schedule_config=OmegaConf.to_container(schedule, resolve=True),  # pyright: ignore[reportArgumentType]
         status="finished" if error is None else "failed",
         error=error,
@@ -163,7 +164,7 @@ def _log(config: DictConfig, cell: Cell) -> None:
     metrics = {row.metric: row.value for row in reversed(cell.rows)}
     for logger in build_loggers(config.logger, None):
         if isinstance(logger, TensorBoard):
-            logger.log_final(hparams, metrics, 0)
+            logger.log_final(hparams, metrics, 0, columns={"alpha": 0.0, "beta": 0.0})
         else:
             logger.log_hyperparams(hparams)
             logger.log_metrics(metrics, 0)

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from torch.utils.tensorboard.summary import hparams
 
 from mdm_lightning.data.source import PreparedData
 from mdm_lightning.diffusion.schedule import MaskSchedule
@@ -61,11 +62,30 @@ class TensorBoard(TensorBoardLogger):
     def log_text(self, tag: str, text: str, step: int) -> None:
         self.experiment.add_text(tag, text, step)
 
-    def log_final(self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
-        """Fills the HPARAMS tab with one row for this run."""
-        values = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in hparams.items()}
-        # run_name "." keeps the row in this run; by default it would open another, named by the time.
-        self.experiment.add_hparams(values, dict(metrics), run_name=".", global_step=step)
+    def log_final(
+        self,
+        options: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        step: int,
+        columns: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Fills the HPARAMS tab with one row for this run.
+
+        Args:
+            options: the run's hyperparameters.
+            metrics: what it achieved.
+            step: optimizer step.
+            columns: hyperparameters, with a value of their type, that this run may lack and others beside it have:
+                TensorBoard takes the columns of its table from whichever run it reads first.
+        """
+        values = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in options.items()}
+        experiment, _, _ = hparams({**(columns or {}), **values}, dict(metrics))
+        _, start, end = hparams(values, dict(metrics))
+        # Not add_hparams, which would open a second event file.
+        for summary in (experiment, start, end):
+            self.experiment._get_file_writer().add_summary(summary)
+        for name, value in metrics.items():
+            self.experiment.add_scalar(name, value, step)
 
 
 def boards(trainer: Trainer) -> list[TensorBoard]:

@@ -68,7 +68,7 @@ def running_profile(moments: Float64[Tensor, "n 3"]) -> LossProfile | None:
     length = len(moments)
     sequences, scores, squares = moments.cpu().numpy().T
     for knots in range(KNOTS, 1, -1):
-        counts = list(range(length)) if length <= knots else revealed_counts(length, knots)
+        counts = revealed_counts(length, knots)
         if sequences_behind(length, counts, sequences).min() >= SEQUENCES_PER_KNOT:
             return fit_profile(length, counts, sequences, scores, squares)
     return None

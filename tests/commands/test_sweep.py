@@ -4,13 +4,15 @@ import csv
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from mdm_lightning.experiment.sweep_report.records import Cell, Sweep
-from tests.commands.conftest import Measuring, incident, scalars
+from tests.commands.conftest import REPOSITORY, Measuring, incident, scalars, variables
 from tests.commands.test_evaluate import rows_of
 
 TWO = ("trainer=ddp", "trainer.devices=2")
@@ -173,7 +175,7 @@ def test_the_report_is_built_again(sweep, finished, tmp_path):
     assert outcome.status == 0, outcome.stderr
     for name in names:
         assert (tmp_path / "sweep" / name).read_bytes() == (finished / name).read_bytes(), name
-    assert "no sweep" in sweep(f"report={tmp_path / 'nowhere'}").error
+    assert "nowhere does not exist" in sweep(f"report={tmp_path / 'nowhere'}").error
 
 
 def test_any_other_axis(small, tmp_path):
@@ -209,7 +211,7 @@ def test_text_is_generated_and_judged(sweep, text_model, tmp_path):
         "sweep.baselines=[]", "sweep.limit=3", "sweep.profile=null", "sweep.refine=1",
     )  # fmt: skip
     assert outcome.status == 0, outcome.stderr
-    sizes = {stage: row.n for (stage, *_), cell in cells(tmp_path / "sweep").items() if (row := cell.row("judge_nats_per_token"))}  # fmt: skip
+    sizes = {stage: len(cell.rows[0].scores or []) for (stage, *_), cell in cells(tmp_path / "sweep").items()}
     assert sizes == {"grid": 3, "refined": 30}
 
 
@@ -267,7 +269,7 @@ def test_an_interrupted_sweep_can_go_on(small, tmp_path):
         (["ckpt=nowhere"], "ckpt=nowhere does not exist"),
         (["evaluation=generation"], "for text; for tasks choose evaluation=task"),
         (["evaluation.task.batch_size=0"], "batch_size must be at least 1"),
-        (["sampler.steps=two,four"], "two"),
+        (["sampler.steps=two,four"], "steps must be a positive integer, got four"),
         (["trainer.devices=64"], "trainer.devices=64"),
         (["hydra/launcher=joblib", "trainer.devices=2"], "leave out trainer.devices=2"),
         (["nonsense=1"], "nonsense"),
@@ -334,13 +336,25 @@ def test_launched_ranks_of_which_one_is_killed(small, tmp_path):
     assert all(cell.finished for cell in grid(tmp_path / "sweep").values())
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_cells_as_jobs_of_their_own(small, finished, tmp_path, launcher):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "option"), [("joblib", "hydra.launcher.n_jobs=2"), ("submitit_local", "hydra.launcher.timeout_min=5")]
+)
+def test_cells_as_jobs_of_their_own(task_model, finished, cache, tmp_path, launcher, option):
+    """In real interpreters: the launchers start processes in their own ways."""
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
-    jobs = "hydra.launcher.n_jobs=2" if launcher == "joblib" else "hydra.launcher.timeout_min=5"
-    outcome = small(f"hydra/launcher={launcher}", jobs, "schedule.alpha=0.9", "sampler.steps=2,4")
-    assert outcome.status == 0, outcome.stderr
-    for key, cell in grid(tmp_path / "sweep").items():
+    command = [
+        sys.executable, str(REPOSITORY / "sweep.py"), f"ckpt={task_model}", "sweep.dir=sweep", *Measuring.QUICK, *SMALL,
+        "schedule.alpha=0.9", "sampler.steps=2,4", f"hydra/launcher={launcher}", option,
+    ]  # fmt: skip
+    last = list({argument.split("=")[0]: argument for argument in command}.values())
+    done = subprocess.run(
+        last, cwd=tmp_path, env=variables(cache), capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    jobs = grid(tmp_path / "sweep")
+    assert set(jobs) == {("Beta(0.9, 0.3)", 2), ("Beta(0.9, 0.3)", 4)}
+    for key, cell in jobs.items():
         assert numbers(cell) == numbers(grid(finished)[key])
 
 

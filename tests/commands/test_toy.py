@@ -18,7 +18,14 @@ TABLE = {
 }
 """Total variation and KL(law || sampler) at three steps, by law and Beta schedule (the paper's figure 4)."""
 
-SWEEP = ("experiment=toy", "sampler.steps=3", "trainer.enable_progress_bar=false", "sweep.dir=sweep", "logger=none")
+SWEEP = (
+    "experiment=toy",
+    "sampler.steps=3",
+    "trainer.enable_progress_bar=false",
+    "sweep.dir=sweep",
+    "logger=none",
+    "sweep.baselines=[]",
+)
 
 
 def cells(folder) -> list[dict]:
