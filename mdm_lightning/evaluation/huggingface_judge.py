@@ -67,7 +67,7 @@ class HuggingFaceJudge:
 
     def _load(self) -> tuple[Any, Any]:
         try:
-            from transformers import AutoModelForCausalLM, AutoTokenizer
+            from transformers import AutoModelForCausalLM, AutoTokenizer  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError(
                 'judge=hf needs the transformers library: pip install "mdm-lightning[judge]", or choose judge=ngram'

@@ -7,6 +7,7 @@ status on SIGTERM.)
 Under torchrun, srun or submitit nothing is launched.
 """
 
+import atexit
 import math
 import os
 import signal
@@ -91,6 +92,8 @@ def join_ranks(*, progress: bool) -> Processes:
         torch.distributed.init_process_group(
             "gloo", init_method=meeting_point, rank=rank, world_size=size, timeout=timedelta(days=7)
         )
+        # Its threads, left running, may abort an interpreter that is about to exit.
+        atexit.register(torch.distributed.destroy_process_group)
     return Processes(rank, size, progress=progress)
 
 
