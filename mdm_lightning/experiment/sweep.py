@@ -7,6 +7,7 @@ builds the report.
 import logging
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -75,6 +76,7 @@ def sweep(arguments: Sequence[str], main: Main, conf: Path) -> None:
                 f"hydra/launcher= runs each cell in a process of its own: leave out trainer.devices={ranks}"
             )
         with _locked(output):
+            _register(output, config)  # here, where the command is still as it was typed
             launch_ranks(ranks, [*(o for o in overrides if not o.startswith(("sweep.dir=", "ckpt="))), *shared])
         return
     processes = join_ranks(progress=False)
@@ -181,7 +183,7 @@ def _register(output: Path, config: DictConfig) -> None:
         differ = [name for name, value in agreed.items() if known["agreed"].get(name) != value]
         if differ:
             raise UserError(f"{output} holds a sweep with another {' and '.join(differ)}: choose another sweep.dir=")
-    command = "python sweep.py " + " ".join(sys.argv[1:]) if known is None else known["command"]
+    command = "python sweep.py " + shlex.join(sys.argv[1:]) if known is None else known["command"]
     settings = {"checkpoint": str(origin.path), "step": origin.step, "command": command, "seed": config.seed}
     settings |= {"metric": config.sweep.metric, "limit": config.sweep.limit, "agreed": agreed}
     write_atomically(path, dump_json(settings))

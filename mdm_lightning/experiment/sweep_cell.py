@@ -39,7 +39,7 @@ SHARED = {"ckpt", "cache_dir", "data", "debug", "logger", "run_dir", "sweep", "t
 
 
 def run_cell(config: DictConfig) -> float:
-    """Evaluates one cell, writes its file, and returns what it is judged by (NaN if it failed).
+    """Evaluates one cell, writes its file, and returns what it is judged by: the worst there is, if it failed.
 
     A cell that fails on one process fails on all of them, is recorded with its message, and the sweep goes on. A cell
     that is finished already is not run again.
@@ -56,7 +56,7 @@ def run_cell(config: DictConfig) -> float:
         _log(config, cell)
     row = judging_row(cell, config.sweep.metric)
     PROGRESS.advance(cell, row)
-    return math.nan if row is None else row.value
+    return _worst() if row is None else row.value
 
 
 def sweep_subject(config: DictConfig) -> Subject:
@@ -71,6 +71,12 @@ def sweep_subject(config: DictConfig) -> Subject:
     subject = _load(json.dumps(chosen))
     subject.seed, subject.first = config.seed, config.evaluation.first
     return subject
+
+
+def _worst() -> float:
+    """What a search is told of a failed cell: optuna's would end at a NaN."""
+    maximized = "maximize" in str(HydraConfig.get().sweeper.get("direction"))
+    return -math.inf if maximized else math.inf
 
 
 def judging_row(cell: Cell, metric: str | None) -> Row | None:

@@ -83,6 +83,7 @@ def _run(script: str, arguments: list[str], folder: Path, environment: dict[str,
     sys.stderr = os.fdopen(2, "w", buffering=1)
     os.environ.clear()
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a CI that runs in the background has ignored
     os.chdir(folder)
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # a server's child would start its loaders from servers, too
