@@ -86,6 +86,7 @@ class TensorBoard(TensorBoardLogger):
             self.experiment._get_file_writer().add_summary(summary)
         for name, value in metrics.items():
             self.experiment.add_scalar(name, value, step)
+        self.experiment.flush()
 
 
 def boards(trainer: Trainer) -> list[TensorBoard]:
