@@ -80,9 +80,7 @@ class IndependentMasking:
         micro_batch: int = 0,
         micro_batches: int = 1,
     ) -> MaskedBatch:
-        uniform = torch.rand(len(tokens), generator=generator, dtype=torch.float64)
-        noise = torch.rand(tokens.shape, generator=generator, dtype=torch.float64)
-        t = _dealt(self.times(uniform, micro_batch, micro_batches), generator)
+        t, noise = _draw(self.times, tokens, generator, micro_batch, micro_batches)
         masked = (noise < self.schedule.masked_t(t)[:, None]) & maskable
         return _apply(tokens, masked, maskable, mask_id, self.schedule.alpha_t(t), self.schedule.weight_t(t))
 
@@ -110,11 +108,9 @@ class CountMasking:
         micro_batch: int = 0,
         micro_batches: int = 1,
     ) -> MaskedBatch:
-        uniform = torch.rand(len(tokens), generator=generator, dtype=torch.float64)
-        noise = torch.rand(tokens.shape, generator=generator, dtype=torch.float64)
+        t, noise = _draw(self.times, tokens, generator, micro_batch, micro_batches)
         n = maskable.sum(1)
         # t = 0 is all masked, so time t stands for k = n - floor(t n) masks.
-        t = _dealt(self.times(uniform, micro_batch, micro_batches), generator)
         return mask_counts(tokens, maskable, mask_id, n - (t * n).floor().long(), noise)
 
 
@@ -154,9 +150,7 @@ class StepMasking:
         micro_batch: int = 0,
         micro_batches: int = 1,
     ) -> MaskedBatch:
-        uniform = torch.rand(len(tokens), generator=generator, dtype=torch.float64)
-        noise = torch.rand(tokens.shape, generator=generator, dtype=torch.float64)
-        share = _dealt(self.times(uniform, micro_batch, micro_batches), generator)
+        share, noise = _draw(self.times, tokens, generator, micro_batch, micro_batches)
         grid = self.schedule.alpha_t(torch.linspace(0, 1, self.steps + 1, dtype=torch.float64))
         alpha = grid[torch.searchsorted(grid[1:-1].contiguous(), share, right=True)]
         masked = (noise < (1 - alpha)[:, None]) & maskable
@@ -189,9 +183,17 @@ def seeded_generator(*words: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> 1))
 
 
-def _dealt(times: Float64[Tensor, " b"], generator: torch.Generator) -> Float64[Tensor, " b"]:
-    """The times in random order: a sequence's place in its batch must not decide how much of it is masked."""
-    return times[torch.randperm(len(times), generator=generator)]
+def _draw(
+    times: TimeSampler, tokens: Int64[Tensor, "b l"], generator: torch.Generator, micro_batch: int, micro_batches: int
+) -> tuple[Float64[Tensor, " b"], Float64[Tensor, "b l"]]:
+    """A time for each sequence and a uniform number for each position.
+
+    The times are dealt in random order: a sequence's place in its batch must not decide how much of it is masked.
+    """
+    uniform = torch.rand(len(tokens), generator=generator, dtype=torch.float64)
+    noise = torch.rand(tokens.shape, generator=generator, dtype=torch.float64)
+    drawn = times(uniform, micro_batch, micro_batches)
+    return drawn[torch.randperm(len(drawn), generator=generator)], noise
 
 
 def _apply(

@@ -67,7 +67,7 @@ class Advise:
         """Raises:
         NotApplicable: no profile predicts a sampler with this count.
         """
-        if predicted_gap(LossProfile(2, [0, 1], [1.0, 1.0]), self.sampler, 1) is None:
+        if not predictable(self.sampler):
             raise NotApplicable("a loss profile predicts neither adaptive nor remasking counts, nor blocks")
         profile, sequences = self.profile.measure(subject)
         found = [advise(profile, self.sampler, steps) for steps in self.steps]
@@ -88,11 +88,7 @@ def advise(profile: LossProfile, sampler: Sampler, steps: int) -> Advice:
     independent = isinstance(sampler.count, Binomial)
     best = profile.best_beta(steps) if independent else profile.best_beta_of_counts(steps)
     schedules: list[MaskSchedule] = [best, LinearSchedule(), SquaredSineSchedule()]
-    gaps = {}
-    for schedule in schedules:
-        gap = _gap(profile, sampler, schedule, steps)
-        assert gap is not None
-        gaps[describe(schedule)] = gap
+    gaps = {describe(schedule): _gap(profile, sampler, schedule, steps) for schedule in schedules}
     counts = profile.best_counts(steps)
     return Advice(steps, best, gaps, profile.optimal_schedule(steps), profile.gap_of_counts(counts))
 
@@ -103,7 +99,13 @@ def predicted_gap(profile: LossProfile, sampler: Sampler, steps: int | None) -> 
     None where a profile says nothing: adaptive counts, remasking, blocks. For orders other than Random the number is a
     guess that no theorem covers.
     """
-    return _gap(profile, sampler, sampler.schedule, steps or profile.length)
+    return _gap(profile, sampler, sampler.schedule, steps or profile.length) if predictable(sampler) else None
+
+
+def predictable(sampler: Sampler) -> bool:
+    """Whether a profile says anything of a sampler's count: not of adaptive counts, remasking, blocks."""
+    count = sampler.count
+    return sampler.blocks.length is None and isinstance(count, PlannedCount) and not count.remasks
 
 
 def gap_row(gap: Estimate, length: int, sequences: int, settings: dict[str, str | int | float]) -> Row:
@@ -158,12 +160,12 @@ def advice_text(found: Sequence[Advice], length: int, sampler: Sampler, path: st
     return "\n".join(words)
 
 
-def _gap(profile: LossProfile, sampler: Sampler, schedule: MaskSchedule, steps: int) -> Estimate | None:
+def _gap(profile: LossProfile, sampler: Sampler, schedule: MaskSchedule, steps: int) -> Estimate:
+    """The gap of a predictable sampler with another schedule."""
     count = sampler.count
-    if sampler.blocks.length is not None or not isinstance(count, PlannedCount) or count.remasks:
-        return None
     if isinstance(count, Binomial):
         return profile.gap(schedule, steps)
+    assert isinstance(count, PlannedCount)
     everywhere = torch.ones(1, profile.length, dtype=torch.bool)
     plan = count.plan(schedule, torch.tensor([steps]), everywhere, SequenceNoise(0, [0]))
     return profile.gap_of_counts(plan.quota()[0].numpy())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from mdm_lightning.evaluation.base import NotApplicable, Row, Settings, Subject, batches
+from mdm_lightning.evaluation.base import NotApplicable, Row, Settings, Subject, batches, check_numbers
 from mdm_lightning.evaluation.cost import cost_rows
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.diversity import copied, diversity
@@ -47,10 +47,7 @@ class Generation:
     show: int = 2
 
     def __post_init__(self) -> None:
-        for name, least in (("sequences", 1), ("batch_size", 1), ("show", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"Generation: {name} must be at least {least}, got {value}")
+        check_numbers(self, sequences=1, batch_size=1, show=0)
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mdm_lightning.data.python_syntax import parses
 from mdm_lightning.data.tokenizer import Tokenizer
-from mdm_lightning.evaluation.base import NotApplicable, Row, Subject, batches
+from mdm_lightning.evaluation.base import NotApplicable, Row, Subject, batches, check_numbers
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.generate import SEQUENCES, generate
 from mdm_lightning.evaluation.statistics import standard_error
@@ -37,10 +37,7 @@ class PythonParses:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("sequences", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"PythonParses: {name} must be at least 1, got {value}")
+        check_numbers(self, sequences=1, batch_size=1)
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Evaluation, NotApplicable, Row, Study, Subject
@@ -68,7 +68,9 @@ def evaluate(config: DictConfig) -> None:
 
 def build_evaluations(config: DictConfig) -> dict[str, Evaluation]:
     """The evaluations in a configuration that also holds what they share."""
-    return {str(name): instantiate(part) for name, part in config.items() if "_target_" in _mapping(part)}
+    return {
+        str(name): instantiate(part) for name, part in config.items() if OmegaConf.is_dict(part) and "_target_" in part
+    }
 
 
 def run_evaluations(evaluations: Mapping[str, Evaluation], subject: Subject, add: Callable[[str, Row], None]) -> None:
@@ -121,7 +123,3 @@ def _conclude(results: Results, started: float) -> None:
 
 def _ignore(evaluation: str, row: Row) -> None:
     """What processes other than the first do with their rows, which are the same."""
-
-
-def _mapping(part: object) -> Mapping[object, object]:
-    return part if isinstance(part, DictConfig) else {}

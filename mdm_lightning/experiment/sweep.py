@@ -26,12 +26,12 @@ from mdm_lightning.experiment.evaluate import build_evaluations
 from mdm_lightning.experiment.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
 from mdm_lightning.experiment.runs import Run
 from mdm_lightning.experiment.subject import Oracle, choose_origin, find_origin, needs_checkpoint
-from mdm_lightning.experiment.sweep_cell import judging_row, sweep_subject
+from mdm_lightning.experiment.sweep_cell import sweep_subject
 from mdm_lightning.experiment.sweep_plan import SweepPlan, line, parse
 from mdm_lightning.experiment.sweep_progress import PROGRESS
 from mdm_lightning.experiment.sweep_report.build import build_report
 from mdm_lightning.experiment.sweep_report.figures import figures
-from mdm_lightning.experiment.sweep_report.records import SWEEP, Sweep, dump_json, load_json
+from mdm_lightning.experiment.sweep_report.records import SWEEP, Sweep, dump_json, judging_row, load_json
 from mdm_lightning.training.dashboards import TensorBoard
 
 log = logging.getLogger(__name__)
@@ -64,11 +64,10 @@ def sweep(arguments: Sequence[str], main: Main, conf: Path) -> None:
     if any(a.startswith("-") for a in overrides):  # --help, --cfg job, ...
         main()
         return
-    plan, config = _plan(overrides, conf)
-    output, shared = Path(config.sweep.dir).resolve(), _share(config)
-    ranks = local_ranks(config.trainer)
+    plan, config, origin = _plan(overrides, conf)
+    output, ranks = Path(config.sweep.dir).resolve(), local_ranks(config.trainer)
     launched = ERROR_FILE in os.environ
-    if ranks_exist() and not launched and "sweep.dir" not in {o.key_or_group for o in plan.base}:
+    if ranks_exist() and not launched and not any(o.startswith("sweep.dir=") for o in overrides):
         raise UserError("under torchrun and srun give sweep.dir=FOLDER, so that all processes agree on it")
     if ranks > 1 and not ranks_exist():
         if any(o.key_or_group == "hydra/launcher" for o in plan.base):
@@ -76,51 +75,45 @@ def sweep(arguments: Sequence[str], main: Main, conf: Path) -> None:
                 f"hydra/launcher= runs each cell in a process of its own: leave out trainer.devices={ranks}"
             )
         with _locked(output):
-            _register(output, config)  # here, where the command is still as it was typed
-            launch_ranks(ranks, [*(o for o in overrides if not o.startswith(("sweep.dir=", "ckpt="))), *shared])
+            _register(output, config, origin)  # here, where the command is still as it was typed
+            launch_ranks(ranks, [line(o) for o in (*plan.base, *plan.axes)])
         return
     processes = join_ranks(progress=False)
     if launched or not processes.first:
-        _run(plan, config, main, output, shared, processes)
+        _run(plan, config, origin, main, processes)
         return
     with _locked(output):
-        _run(plan, config, main, output, shared, processes)
+        _run(plan, config, origin, main, processes)
 
 
-def _plan(overrides: Sequence[str], conf: Path) -> tuple[SweepPlan, DictConfig]:
+def _plan(overrides: Sequence[str], conf: Path) -> tuple[SweepPlan, DictConfig, Run | Oracle]:
+    """What to run, the configuration that all cells share, and where their denoiser comes from.
+
+    The denoiser and the folder are pinned in the plan, so that every process and every multirun mean the same.
+
+    Raises:
+        UserError: neither ``ckpt=`` nor ``data=`` says where the denoiser comes from.
+    """
     parsed = parse(overrides)
     base = [override for override in parsed if not override.is_sweep_override()]
     with initialize_config_dir(str(conf), version_base="1.3"):
         config = compose("sweep", [line(o) for o in base], return_hydra_config=True)
-    config.ckpt = str(origin.path) if isinstance(origin := _origin(config), Run) else None
-    axes = [override for override in parsed if override.is_sweep_override()]
-    return SweepPlan(base, axes, config.sweep), config
-
-
-def _origin(config: DictConfig) -> Run | Oracle:
-    """Where the denoiser of all cells comes from.
-
-    Raises:
-        UserError: neither ``ckpt=`` nor ``data=`` says.
-    """
     origin = find_origin(config.ckpt, config.get("data"))
     if origin is None:
         raise needs_checkpoint("sweep.py")
-    return origin
+    config.ckpt = str(origin.path) if isinstance(origin, Run) else None
+    pinned = parse([choose_origin(origin), f"sweep.dir='{Path(config.sweep.dir).resolve()}'"])
+    kept = [override for override in base if override.key_or_group not in ("ckpt", "sweep.dir")]
+    axes = [override for override in parsed if override.is_sweep_override()]
+    return SweepPlan([*kept, *pinned], axes, config.sweep), config, origin
 
 
-def _share(config: DictConfig) -> list[str]:
-    """The overrides that make every process and every multirun mean the same denoiser and folder."""
-    return [choose_origin(_origin(config)), f"sweep.dir='{Path(config.sweep.dir).resolve()}'"]
-
-
-def _run(
-    plan: SweepPlan, config: DictConfig, main: Main, output: Path, shared: Sequence[str], processes: Processes
-) -> None:
+def _run(plan: SweepPlan, config: DictConfig, origin: Run | Oracle, main: Main, processes: Processes) -> None:
+    output = Path(config.sweep.dir).resolve()
     with processes.together():
         build_evaluations(config.evaluation)  # what cannot be built fails now, and once
         if processes.first:
-            _register(output, config)
+            _register(output, config, origin)
     in_this_process = "BasicLauncher" in config.hydra.launcher._target_
     if in_this_process:
         sweep_subject(config)
@@ -128,21 +121,20 @@ def _run(
     if processes.first and in_this_process and config.trainer.enable_progress_bar:
         PROGRESS.start(plan.cells(grid))
     try:
-        _multirun(grid, plan, shared, main)
+        _multirun(grid, plan, main)
         if config.sweep.refine:
             refined = processes.exchange(_refinement(plan, config, output) if processes.first else None)[0] or []
             PROGRESS.grow(plan.cells(refined) or 0)
-            _multirun(refined, plan, shared, main)
+            _multirun(refined, plan, main)
     finally:
         PROGRESS.close()
     if processes.first:
         _conclude(output)
 
 
-def _multirun(runs: Sequence[Sequence[str]], plan: SweepPlan, shared: Sequence[str], main: Main) -> None:
+def _multirun(runs: Sequence[Sequence[str]], plan: SweepPlan, main: Main) -> None:
     for run in runs:
-        own = [override for override in run if not override.startswith(("ckpt=", "sweep.dir="))]
-        sys.argv[1:] = ["--multirun", *own, *shared, plan.exclude_keys()]
+        sys.argv[1:] = ["--multirun", *run, plan.exclude_keys()]
         main()
 
 
@@ -150,7 +142,7 @@ def _refinement(plan: SweepPlan, config: DictConfig, output: Path) -> list[list[
     """The best schedules of the grid per step budget, over all other axes, and what to run for them."""
     scores: dict[int | None, dict[tuple[float, float], float]] = {}
     for cell in Sweep.load(output).finished:
-        row = judging_row(cell, plan.settings.metric)
+        row = judging_row(cell.rows, plan.settings.metric)
         budget = scores.setdefault(cell.steps, {})
         if cell.stage != "grid" or row is None or cell.alpha is None or cell.beta is None or math.isnan(row.value):
             continue
@@ -165,13 +157,12 @@ def _refinement(plan: SweepPlan, config: DictConfig, output: Path) -> list[list[
     return plan.refinement(shortlist, first, size)
 
 
-def _register(output: Path, config: DictConfig) -> None:
+def _register(output: Path, config: DictConfig, origin: Run | Oracle) -> None:
     """Notes in the folder what its cells have in common, or checks that it is what was noted there.
 
     Raises:
         UserError: the folder's cells were measured under other conditions.
     """
-    origin = _origin(config)
     agreed: dict[str, Any] = {"checkpoint": origin.fingerprint, "precision": str(config.trainer.precision)}
     for name in AGREED:
         agreed[name] = _plain(config.get(name))

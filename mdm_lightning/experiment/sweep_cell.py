@@ -4,7 +4,6 @@ Hydra hands a job its configuration and nothing else, so what lives as long as t
 kept in this module.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -19,7 +18,8 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from mdm_lightning.evaluation.advice import gap_row, predicted_gap
+from mdm_lightning.data.source import digest
+from mdm_lightning.evaluation.advice import gap_row, predictable, predicted_gap
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.experiment.callbacks import build_loggers
@@ -28,7 +28,7 @@ from mdm_lightning.experiment.evaluate import build_evaluations, run_evaluations
 from mdm_lightning.experiment.launch import join_ranks
 from mdm_lightning.experiment.subject import find_origin, load_subject, needs_checkpoint, precision_context
 from mdm_lightning.experiment.sweep_progress import PROGRESS
-from mdm_lightning.experiment.sweep_report.records import Cell, cell_path
+from mdm_lightning.experiment.sweep_report.records import Cell, cell_path, judging_row
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.training.dashboards import TensorBoard
 
@@ -54,7 +54,7 @@ def run_cell(config: DictConfig) -> float:
     if subject.processes.first and known is None:
         cell.write(folder)
         _log(config, cell)
-    row = judging_row(cell, config.sweep.metric)
+    row = judging_row(cell.rows, config.sweep.metric)
     PROGRESS.advance(cell, row)
     return _worst() if row is None else row.value
 
@@ -79,12 +79,6 @@ def _worst() -> float:
     return -math.inf if maximized else math.inf
 
 
-def judging_row(cell: Cell, metric: str | None) -> Row | None:
-    """What a cell is judged by: the named metric, else the first that says which way is better, with scores if any."""
-    judging = sorted((row for row in cell.rows if row.better is not None), key=lambda row: row.scores is None)
-    return next((row for row in judging if metric in (None, row.metric)), None)
-
-
 @cache
 def _load(chosen: str) -> Subject:
     config: Any = OmegaConf.create(json.loads(chosen))
@@ -103,7 +97,7 @@ def _identity(config: DictConfig) -> str:
         for key, value in config.items()
         if key not in SHARED
     }
-    return hashlib.sha256(json.dumps([config.sweep.stage, content], sort_keys=True).encode()).hexdigest()[:16]
+    return digest(config.sweep.stage, content)
 
 
 def _finished(folder: Path, identity: str) -> Cell | None:
@@ -131,7 +125,7 @@ def _evaluate(config: DictConfig, subject: Subject) -> tuple[list[Row], str | No
 
 def _prediction(profile: DictConfig | None, sampler: Sampler, subject: Subject) -> list[Row]:
     """The predicted gap of the cell's sampler, from a loss profile that is measured once for the whole sweep."""
-    if profile is None:
+    if profile is None or not predictable(sampler):
         return []
     first, subject.first = subject.first, 0
     try:

@@ -193,15 +193,26 @@ class Sweep:
         """
         if not self.finished:
             return None
-        rows = [row for cell in self.finished for row in cell.rows if row.better and row.metric != PREDICTED]
-        judging = sorted(rows, key=lambda row: row.scores is None)
+        rows = [row for cell in self.finished for row in cell.rows]
         name = self.settings.get("metric")
-        chosen = next((row for row in judging if name in (None, row.metric)), None)
+        chosen = judging_row(rows, name)
         if chosen is None or chosen.better is None:
-            known = ", ".join(dict.fromkeys(row.metric for row in rows)) or "none"
+            known = ", ".join(dict.fromkeys(row.metric for row in rows if _judges(row))) or "none"
             wanted = "no metric judges" if name is None else f"metric={name} does not judge"
             raise UserError(f"{wanted} this sweep's cells; choose an evaluation or metric that does (here: {known})")
         return Objective(chosen.metric, chosen.better)
+
+
+def judging_row(rows: Sequence[Row], metric: str | None) -> Row | None:
+    """What cells are judged by: the named metric, else the first that judges and has scores, else the first that
+    judges."""
+    judging = sorted(filter(_judges, rows), key=lambda row: row.scores is None)
+    return next((row for row in judging if metric in (None, row.metric)), None)
+
+
+def _judges(row: Row) -> bool:
+    """A metric that says which way is better, and was measured."""
+    return row.better is not None and row.metric != PREDICTED
 
 
 def cell_path(folder: Path, identity: str) -> Path:
