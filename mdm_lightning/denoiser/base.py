@@ -54,6 +54,32 @@ class Denoiser(nn.Module, ABC):
         """-log p(target) in nats for rows of hidden states, in float32 whatever the precision of the trunk."""
         return F.cross_entropy(self.head(hidden).float(), targets, reduction="none")
 
+    def check_sizes(self, *, hidden_size: int, heads: int, **others: int) -> None:
+        """For the constructors of transformers.
+
+        Raises:
+            ValueError: a size is not positive, or the width per head is not even, as rotary embeddings want it.
+        """
+        sizes = {"vocab_size": self.vocab_size, "length": self.length, "hidden_size": hidden_size, "heads": heads}
+        for name, value in (sizes | others).items():
+            if value < 1:
+                raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {value}")
+        if hidden_size % heads or (hidden_size // heads) % 2:
+            raise ValueError(
+                f"{type(self).__name__}: hidden_size {hidden_size} must be an even multiple of heads {heads}"
+            )
+
+    def check_length(self, tokens: Int64[Tensor, "b l"]) -> int:
+        """The length of the sequences.
+
+        Raises:
+            ValueError: it is beyond ``length``.
+        """
+        length = tokens.shape[1]
+        if length > self.length:
+            raise ValueError(f"sequence length {length} is beyond the model's length {self.length}")
+        return length
+
     def shards(self) -> Iterable[nn.Module]:
         """Submodules worth sharding on their own (FSDP): by default none, the whole is one shard."""
         return ()

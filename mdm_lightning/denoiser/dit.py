@@ -58,19 +58,7 @@ class DiT(Denoiser):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__(vocab_size, length)
-        for name, value in (
-            ("vocab_size", vocab_size),
-            ("length", length),
-            ("hidden_size", hidden_size),
-            ("depth", depth),
-            ("heads", heads),
-            ("cond_dim", cond_dim),
-            ("mlp_ratio", mlp_ratio),
-        ):
-            if value < 1:
-                raise ValueError(f"DiT: {name} must be at least 1, got {value}")
-        if hidden_size % heads or (hidden_size // heads) % 2:
-            raise ValueError(f"DiT: hidden_size {hidden_size} must be an even multiple of heads {heads}")
+        self.check_sizes(hidden_size=hidden_size, depth=depth, heads=heads, cond_dim=cond_dim, mlp_ratio=mlp_ratio)
         self.time_conditioning = time_conditioning
         self.activation_checkpointing = activation_checkpointing
         self.vocab_embed = TokenEmbedding(vocab_size + 1, hidden_size)
@@ -90,9 +78,7 @@ class DiT(Denoiser):
         Raises:
             ValueError: the sequences are longer than ``length``.
         """
-        length = tokens.shape[1]
-        if length > self.length:
-            raise ValueError(f"sequence length {length} is beyond the model's length {self.length}")
+        length = self.check_length(tokens)
         condition = self._condition(alpha)
         rotation = self.rotary_emb(length)
         visible = None if padding is None else ~padding[:, None, None, :]

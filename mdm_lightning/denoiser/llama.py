@@ -71,19 +71,9 @@ class Llama(Denoiser):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__(vocab_size, length)
-        for name, value in (
-            ("vocab_size", vocab_size),
-            ("length", length),
-            ("hidden_size", hidden_size),
-            ("depth", depth),
-            ("heads", heads),
-            ("key_value_heads", key_value_heads),
-            ("mlp_size", mlp_size),
-        ):
-            if value < 1:
-                raise ValueError(f"Llama: {name} must be at least 1, got {value}")
-        if hidden_size % heads or (hidden_size // heads) % 2:
-            raise ValueError(f"Llama: hidden_size {hidden_size} must be an even multiple of heads {heads}")
+        self.check_sizes(
+            hidden_size=hidden_size, depth=depth, heads=heads, key_value_heads=key_value_heads, mlp_size=mlp_size
+        )
         if heads % key_value_heads:
             raise ValueError(f"Llama: heads {heads} must be a multiple of key_value_heads {key_value_heads}")
         if vocab_size > rows:
@@ -118,9 +108,7 @@ class Llama(Denoiser):
         Raises:
             ValueError: the sequences are longer than ``length``.
         """
-        length = tokens.shape[1]
-        if length > self.length:
-            raise ValueError(f"sequence length {length} is beyond the model's length {self.length}")
+        length = self.check_length(tokens)
         if padding is None:
             positions, visible = torch.arange(length, device=tokens.device)[None], None
         else:
