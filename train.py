@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from mdm_lightning.experiment.command import run_command, single_job
-from mdm_lightning.experiment.runs import continue_in_place
+from mdm_lightning.experiment.start import continue_in_place
 from mdm_lightning.experiment.train import train
 
 

@@ -88,7 +88,7 @@ def make_batches(vocabulary: int, size: int, count: int, device: torch.device) -
     for _ in range(count):
         tokens = torch.randint(vocabulary - 1, (size, LENGTH), generator=generator)
         batch = process(tokens, torch.ones_like(tokens, dtype=torch.bool), vocabulary - 1, generator)
-        batches.append(MaskedBatch(*(field.to(device) for field in batch)))
+        batches.append(batch.to(device))
     return batches
 
 

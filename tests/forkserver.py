@@ -7,6 +7,10 @@ PRELOADED = [
     "tests.commands.conftest",
     "mdm_lightning.experiment.train",
     "mdm_lightning.experiment.sweep",
+    "mdm_lightning.evaluation.harness",
+    "mdm_lightning.evaluation.harness_catalogue",
+    "lm_eval.evaluator",
+    "peft",
     "tensorboard",
 ]
 

@@ -7,7 +7,8 @@ import logging
 import re
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -68,31 +69,17 @@ class FileCorpus(Corpus):
 
     def pieces(self) -> Iterator[Piece]:
         for file in self.files:
-            try:
-                yield from self._read(file)
-            except UnicodeDecodeError as error:
-                if not self.skip_undecodable:
-                    raise UserError(f"{file} is not UTF-8 text; convert it or leave it out of data.path=") from error
-                log.debug("left out %s, which is not UTF-8", file)
-            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-                raise UserError(f"{file} is damaged ({error}); fetch it again") from error
-            except OSError as error:
-                raise UserError(f"cannot read {file}: {error.strerror or error}; check data.path=") from error
+            with reading(file, skip_undecodable=self.skip_undecodable):
+                if is_table(file):
+                    yield from (Piece(text, True) for (text,) in table_rows(file, {"text_field": self.text_field}))
+                else:
+                    # No newline translation: what is written is what is modelled.
+                    yield from _text_pieces(_open_text(file, newline=""))
 
     def count(self) -> int:
         if all(file.suffix == ".parquet" for file in self.files):
             return sum(_parquet_file(file).metadata.num_rows for file in self.files)
         return sum(piece.last for piece in self.pieces())
-
-    def _read(self, file: Path) -> Iterator[Piece]:
-        if file.suffix == ".parquet":
-            return _parquet_rows(file, self.text_field)
-        zipped = file.suffix == ".gz"
-        lines = (file.with_suffix("") if zipped else file).suffix == ".jsonl"
-        open_text = gzip.open if zipped else open
-        # No newline translation: what is written is what is modelled.
-        handle: IO[str] = open_text(file, "rt", encoding="utf-8", newline="\n" if lines else "")  # pyright: ignore[reportAssignmentType]
-        return _jsonl_rows(handle, file, self.text_field) if lines else _text_pieces(handle)
 
 
 class TableCorpus(Corpus):
@@ -101,7 +88,7 @@ class TableCorpus(Corpus):
     def __init__(self, table, text_field: str, name: str) -> None:
         columns = table.column_names
         if columns is not None and text_field not in columns:
-            raise _missing_field(name, text_field, columns)
+            raise _missing_field(name, text_field, columns, "text_field")
         self.table = table
         self.text_field = text_field
         self.name = name
@@ -109,8 +96,9 @@ class TableCorpus(Corpus):
     def pieces(self) -> Iterator[Piece]:
         for batch in self.table.iter(batch_size=1000):
             if self.text_field not in batch:
-                raise _missing_field(self.name, self.text_field, batch)
-            yield from (_row(text, self.name, self.text_field) for text in batch[self.text_field])
+                raise _missing_field(self.name, self.text_field, batch, "text_field")
+            for value in batch[self.text_field]:
+                yield Piece(_text(value, self.name, self.text_field, "text_field"), True)
 
     def count(self) -> int | None:
         return len(self.table) if hasattr(self.table, "__len__") else None
@@ -134,6 +122,42 @@ class Grouped(Corpus):
 
     def count(self) -> int:
         return sum(piece.last for piece in self.pieces())
+
+
+def is_table(file: Path) -> bool:
+    """Whether a file's name says that it has rows of named fields, rather than text."""
+    return file.suffix == ".parquet" or file.name.endswith((".jsonl", ".jsonl.gz"))
+
+
+def table_rows(file: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+    """The texts in some of the fields of a .jsonl or .parquet file, row by row; null stands for no text.
+
+    Args:
+        fields: their names, by the option of `data=` that gives each.
+
+    Raises:
+        UserError: a row cannot be read, or lacks a field, or has no text there.
+    """
+    return _parquet_rows(file, fields) if file.suffix == ".parquet" else _jsonl_rows(file, fields)
+
+
+@contextmanager
+def reading(file: Path, *, skip_undecodable: bool = False) -> Iterator[None]:
+    """A block that reads a file, in which whatever can be wrong with it becomes a UserError.
+
+    Args:
+        skip_undecodable: end the block quietly where the file is not UTF-8.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        if not skip_undecodable:
+            raise UserError(f"{file} is not UTF-8 text; convert it or leave it out of data.path=") from error
+        log.debug("left out %s, which is not UTF-8", file)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{file} is damaged ({error}); fetch it again") from error
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}; check data.path=") from error
 
 
 def find_files(path: Path | str, suffixes: Iterable[str]) -> list[Path]:
@@ -199,29 +223,39 @@ def _boundary(text: str) -> int:
     return len(text)
 
 
-def _jsonl_rows(handle: IO[str], file: Path, field: str) -> Iterator[Piece]:
-    with handle:
+def _open_text(file: Path, *, newline: str) -> IO[str]:
+    open_text = gzip.open if file.suffix == ".gz" else open
+    return open_text(file, "rt", encoding="utf-8", newline=newline)  # pyright: ignore[reportReturnType]
+
+
+def _jsonl_rows(file: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+    with _open_text(file, newline="\n") as handle:
         for number, line in enumerate(handle, 1):
             if not line.strip():
                 continue
+            where = f"{file}:{number}"
             try:
                 row = json.loads(line)
             except ValueError as error:
                 if isinstance(error, UnicodeDecodeError):
                     raise
-                raise UserError(f"{file}:{number} is not valid JSON; mend or remove the line") from error
-            if not isinstance(row, dict) or field not in row:
-                raise _missing_field(f"{file}:{number}", field, row if isinstance(row, dict) else ())
-            yield _row(row[field], f"{file}:{number}", field)
+                raise UserError(f"{where} is not valid JSON; mend or remove the line") from error
+            for option, field in fields.items():
+                if not isinstance(row, dict) or field not in row:
+                    raise _missing_field(where, field, row if isinstance(row, dict) else (), option)
+            yield tuple(_text(row[field], where, field, option) for option, field in fields.items())
 
 
-def _parquet_rows(file: Path, field: str) -> Iterator[Piece]:
+def _parquet_rows(file: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     table = _parquet_file(file)
-    if field not in table.schema_arrow.names:
-        raise _missing_field(str(file), field, table.schema_arrow.names)
-    for batch in table.iter_batches(batch_size=1000, columns=[field]):
-        for text in batch.column(0).to_pylist():
-            yield _row(text, str(file), field)
+    present = table.schema_arrow.names
+    for option, field in fields.items():
+        if field not in present:
+            raise _missing_field(str(file), field, present, option)
+    for batch in table.iter_batches(batch_size=1000, columns=[*fields.values()]):
+        for row in zip(*(batch.column(field).to_pylist() for field in fields.values()), strict=True):
+            texts = zip(row, fields.items(), strict=True)
+            yield tuple(_text(value, str(file), field, option) for value, (option, field) in texts)
 
 
 def _parquet_file(file: Path):
@@ -234,11 +268,14 @@ def _parquet_file(file: Path):
         raise UserError(f"{file} is not a valid parquet file; fetch it again") from error
 
 
-def _row(text: object, where: str, field: str) -> Piece:
-    if text is not None and not isinstance(text, str):
-        raise UserError(f"{where}: field {field!r} is no text but {type(text).__name__}; set data.text_field=")
-    return Piece(text or "", True)
+def _text(value: object, where: str, field: str, option: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where}: field {field!r} is no text but {type(value).__name__}; set data.{option}=")
+    text = value or ""
+    # JSON can spell half a surrogate pair, which is no character and has no UTF-8.
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
-def _missing_field(where: str, field: str, present: Iterable[str]) -> UserError:
-    return UserError(f"{where} has no field {field!r}; set data.text_field= to one of: {', '.join(present) or 'none'}")
+def _missing_field(where: str, field: str, present: Iterable[str], option: str) -> UserError:
+    names = ", ".join(present) or "none"
+    return UserError(f"{where} has no field {field!r}; set data.{option}= to one of: {names}")

@@ -4,7 +4,7 @@ import logging
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
@@ -14,6 +14,15 @@ from mdm_lightning.data.corpus import Corpus, FileCorpus, TableCorpus, files_ide
 from mdm_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
+
+TOKENIZER_FILES = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+]
 
 _PROBE_SECONDS = 4.0
 _SPLIT_NAMES = {
@@ -32,7 +41,7 @@ def load_hub(name: str, config: str | None, revision: str | None, field: str, *,
     import datasets
 
     try:
-        with nullcontext() if hub_is_reachable() else _offline():
+        with offline_unless_reachable():
             loaded = datasets.load_dataset(name, config, revision=revision, streaming=streaming)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -72,7 +81,7 @@ def copy_identity(path: Path, config: str | None) -> str:
 
 
 def fetch_tokenizer(name: str, revision: str | None) -> Path:
-    """The folder of a hub model's `tokenizer.json`, from the local hub cache if it is there.
+    """The folder of a hub model's tokenizer, from the local hub cache if it is there.
 
     Raises:
         UserError: it cannot be had; without a network, within seconds.
@@ -80,12 +89,17 @@ def fetch_tokenizer(name: str, revision: str | None) -> Path:
     return fetch_files(
         name,
         revision,
-        ["tokenizer.json", "tokenizer_config.json"],
-        lambda folder: [] if (folder / "tokenizer.json").exists() else ["tokenizer.json"],
+        TOKENIZER_FILES,
+        lambda folder: [] if has_tokenizer(folder) else ["tokenizer.json", "vocab.json"],
         kind="the tokenizer",
         instead="set tokenizer.name_or_path= to a tokenizer.json or a folder that contains one",
         without_network=", and data.path= to a local copy of the data",
     )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer in one of the published forms."""
+    return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
 
 
 def fetch_files(
@@ -197,6 +211,11 @@ def hub_is_reachable() -> bool:
     thread.start()
     thread.join(_PROBE_SECONDS)
     return bool(answers)
+
+
+def offline_unless_reachable() -> AbstractContextManager[None]:
+    """For a block that loads from the hub: without a network it fails, or answers from the cache, within seconds."""
+    return nullcontext() if hub_is_reachable() else _offline()
 
 
 @contextmanager

@@ -90,12 +90,9 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, writer: TokenWriter, *, name:
 def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
     batch: list[Piece] = []
     size = 0
-    for text, last in pieces:
-        if not text.isascii():
-            # JSON can spell half a surrogate pair, which is no character and has no UTF-8.
-            text = text.encode(errors="replace").decode()
-        batch.append(Piece(text, last))
-        size += len(text)
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
         if size >= _BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0

@@ -31,8 +31,7 @@ class ByHash(Split):
 
     def divide(self, corpora: Mapping[str, Corpus]) -> tuple[Corpus, Corpus]:
         corpus = corpora["train"]
-        # 20 expected documents make an empty validation split a matter of e^-20.
-        if not corpus.has_documents(math.ceil(20 / self.fraction)):
+        if not corpus.has_documents(plenty(self.fraction)):
             return _within_documents(corpus, self.fraction)
         return _Hashed(corpus, self.fraction, chosen=False), _Hashed(corpus, self.fraction, chosen=True)
 
@@ -114,8 +113,7 @@ class _Hashed(Corpus):
         beginning, keep = True, False
         for piece in self.corpus.pieces():
             if beginning:
-                digest = blake2b(piece.text.encode(errors="replace"), digest_size=8).digest()
-                keep = (int.from_bytes(digest) < self.threshold) == self.chosen
+                keep = (text_hash(piece.text) < self.threshold) == self.chosen
             if keep:
                 yield piece
             beginning = piece.last
@@ -154,6 +152,17 @@ class _Span(Corpus):
                 yield Piece(text, offset >= end)
             if piece.last:
                 number, offset = number + 1, 0
+
+
+def text_hash(text: str) -> int:
+    """64 bits by which a text is assigned to a split."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+
+
+def plenty(fraction: float) -> int:
+    """So many documents that a fraction of them, chosen by hashes, is certainly not empty."""
+    # 20 expected documents make an empty validation split a matter of e^-20.
+    return math.ceil(20 / fraction)
 
 
 def _within_documents(corpus: Corpus, fraction: float) -> tuple[Corpus, Corpus]:

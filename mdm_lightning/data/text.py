@@ -8,6 +8,7 @@ from pathlib import Path
 from mdm_lightning.data.corpus import Corpus, FileCorpus, Grouped, files_identity, find_files
 from mdm_lightning.data.hub import copy_identity, load_copy, load_hub
 from mdm_lightning.data.packing import Blocks, tokenize
+from mdm_lightning.data.pairs import PairSource
 from mdm_lightning.data.source import PreparedData, Source, digest
 from mdm_lightning.data.split import ByHash, Split
 from mdm_lightning.data.token_file import TokenWriter, cached_tokens
@@ -116,6 +117,9 @@ class Files(TextSource):
         text_field: the column of .jsonl and .parquet that holds the text.
         validation_path: validation text; None sets some of `path` aside.
         validation_fraction: of the documents, chosen by a hash of their text.
+        prompt_field, response_field: columns of .jsonl and .parquet; a sequence then is one row, its prompt followed by
+            its response, and only the response is masked.
+        chat: put prompt and response into the tokenizer's chat template.
     """
 
     name = "files"
@@ -129,6 +133,9 @@ class Files(TextSource):
         text_field: str = "text",
         validation_path: str | None = None,
         validation_fraction: float = 0.05,
+        prompt_field: str | None = None,
+        response_field: str | None = None,
+        chat: bool = False,
     ) -> None:
         super().__init__(length=length, wrap=wrap)
         if not path:
@@ -137,6 +144,20 @@ class Files(TextSource):
         self.text_field = text_field
         self.validation_path = validation_path
         self.split: Split = ByHash(validation_fraction)
+        self.pairs: PairSource | None = None
+        if prompt_field and response_field:
+            if wrap:
+                raise UserError("data.wrap=true is for text; prompts with responses bring their own EOS: leave it out")
+            self.pairs = PairSource(
+                self.name, length, path, prompt_field, response_field, chat, validation_path, validation_fraction
+            )
+        elif prompt_field or response_field or chat:
+            raise UserError("set both data.prompt_field= and data.response_field=, or neither and no data.chat=")
+
+    def prepare(self, tokenizer: TokenizerSpec | None, cache: Path) -> PreparedData:
+        if self.pairs is None or tokenizer is None:
+            return super().prepare(tokenizer, cache)
+        return self.pairs.prepare(tokenizer, cache)
 
     def identity(self) -> str:
         paths = [self.path, *([self.validation_path] if self.validation_path else [])]

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +16,13 @@ from tokenizers.models import BPE
 from torch import Tensor
 
 from mdm_lightning.data.atomic import write_atomically
+from mdm_lightning.data.published_tokenizer import (
+    END_OF_TEXT,
+    SAVED_FILE,
+    TEMPLATE_FILE,
+    TOKENIZER_FILE,
+    read_published,
+)
 from mdm_lightning.errors import UserError
 
 # Left unset, the library prints a warning in every DataLoader worker that is forked after a corpus was tokenised.
@@ -21,22 +30,25 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 MASK_SYMBOL = "░"
 UNKNOWN = "�"
-END_OF_TEXT = "<|endoftext|>"
-_SPECIAL_IDS = "mdm_tokenizer.json"
 _COMMON_EOS = (END_OF_TEXT, "</s>", "[SEP]", "<eos>", "<|end_of_text|>")
+_ENDS = {
+    *(END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>"),
+    *("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|end_of_turn|>", "<end_of_turn>", "<|role_end|>"),
+}
 
 
 class Tokenizer:
     """Text to ids and back, around a `tokenizers.Tokenizer`.
 
     The ids 0 .. `vocab_size` - 1 are what a model can predict, BOS, EOS and PAD included. MASK comes after them, is
-    never predicted and never encoded from text; nor is any other special token: text that spells one out is
-    encoded as ordinary text.
+    never predicted and never encoded from text; nor, unless asked for, is any other special token: text that spells
+    one out is encoded as ordinary text.
 
     Args:
         content: the text of a `tokenizer.json`.
         bos_token, eos_token, pad_token: names of tokens in it. A missing EOS is looked up under the usual names and
             added (`<|endoftext|>`) if there is none; missing BOS and PAD fall back to EOS.
+        chat_template: Jinja source of the text that a chat becomes (`data/chat.py`).
 
     Raises:
         UserError: the content is no tokenizer, or a named token is not in its vocabulary.
@@ -49,7 +61,13 @@ class Tokenizer:
     pad_id: int
     unknown_id: int | None
     """What a character that the vocabulary cannot spell becomes; None where every text can be spelled."""
+    end_ids: frozenset[int]
+    """After one of these nothing of an answer comes: EOS, PAD and the special tokens known to end a turn."""
+    special_names: Mapping[str, str]
+    """`bos_token`, `eos_token` and `pad_token`."""
+    chat_template: str | None
     fingerprint: str
+    """Equal where the ids mean the same; the chat template does not count."""
 
     def __init__(
         self,
@@ -58,6 +76,7 @@ class Tokenizer:
         bos_token: str | None = None,
         eos_token: str | None = None,
         pad_token: str | None = None,
+        chat_template: str | None = None,
         origin: str = "the tokenizer",
     ) -> None:
         tokenizer = _parse(content, origin)
@@ -78,18 +97,32 @@ class Tokenizer:
         # Not the number of entries: published vocabularies have gaps.
         self.vocab_size = self.mask_id = max(vocabulary.values()) + 1
         self.unknown_id = vocabulary.get(getattr(tokenizer.model, "unk_token", None) or "")
-        self._special = {
+        self.special_names = {
             "bos_token": bos_token or eos_token,
             "eos_token": eos_token,
             "pad_token": pad_token or eos_token,
         }
-        self.bos_id, self.eos_id, self.pad_id = (vocabulary[name] for name in self._special.values())
+        self.bos_id, self.eos_id, self.pad_id = (vocabulary[name] for name in self.special_names.values())
+        added = tokenizer.get_added_tokens_decoder()
+        turns = {id_ for id_, token in added.items() if token.special and token.content in _ENDS}
+        self.end_ids = frozenset({self.eos_id, self.pad_id} | turns)
+        self.chat_template = chat_template
         special = json.dumps([self.bos_id, self.eos_id, self.pad_id])
         self.fingerprint = hashlib.sha256((content + special).encode()).hexdigest()[:16]
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, without special tokens."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Ids of a text, without special tokens; with `special`, those that the text names become their ids."""
+        tokenizer = self._with_special if special else self._tokenizer
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def _with_special(self) -> tokenizers.Tokenizer:
+        # A second one around the same model, which costs nothing: to switch the first one would disturb other threads.
+        tokenizer = tokenizers.Tokenizer(self._tokenizer.model)
+        tokenizer.normalizer = self._tokenizer.normalizer
+        tokenizer.pre_tokenizer = self._tokenizer.pre_tokenizer
+        tokenizer.add_tokens([token for _, token in sorted(self._tokenizer.get_added_tokens_decoder().items())])
+        return tokenizer
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts, without special tokens, on all cores."""
@@ -104,7 +137,7 @@ class Tokenizer:
         Raises:
             UserError: an id is beyond MASK, so the ids belong to another tokenizer.
         """
-        listed: list[int] = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
+        listed = _listed(ids)
         if listed and not 0 <= min(listed) <= max(listed) <= self.mask_id:
             raise UserError(
                 f"token ids {min(listed)} to {max(listed)} do not fit a vocabulary of {self.vocab_size}: "
@@ -119,12 +152,27 @@ class Tokenizer:
                 runs[-1].append(token)
         return MASK_SYMBOL.join(self._tokenizer.decode(run, skip_special_tokens=skip_special) for run in runs)
 
+    def answer(self, ids: Iterable[int] | Tensor | np.ndarray) -> str:
+        """Text of an answer `(l,)`, up to the first of `end_ids`, without special tokens; MASK is shown as "░".
+
+        Raises:
+            UserError: an id is beyond MASK, so the ids belong to another tokenizer.
+        """
+        return self.decode(list(takewhile(lambda token: token not in self.end_ids, _listed(ids))))
+
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and the special ids into a folder, each file whole or not at all."""
+        """Write `tokenizer.json`, the special ids and the chat template into a folder, each file whole or not at all.
+
+        A chat template that was there vanishes if this tokenizer has none.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        special = self._special | {"fingerprint": self.fingerprint}
-        write_atomically(folder / "tokenizer.json", self._content)
-        write_atomically(folder / _SPECIAL_IDS, json.dumps(special, indent=1))
+        write_atomically(folder / TOKENIZER_FILE, self._content)
+        if self.chat_template is None:
+            (folder / TEMPLATE_FILE).unlink(missing_ok=True)
+        else:
+            write_atomically(folder / TEMPLATE_FILE, self.chat_template)
+        special = {**self.special_names, "fingerprint": self.fingerprint}
+        write_atomically(folder / SAVED_FILE, json.dumps(special, indent=1))
 
     def __reduce__(self) -> tuple[object, ...]:
         # The wrapped tokenizer would forget, when pickled, that text never yields special tokens.
@@ -132,7 +180,8 @@ class Tokenizer:
 
     def state(self) -> dict[str, str]:
         """The tokenizer as plain strings, for a checkpoint; `from_state` is the way back."""
-        return {"content": self._content, **self._special}
+        template = {} if self.chat_template is None else {"chat_template": self.chat_template}
+        return {"content": self._content, **self.special_names, **template}
 
     @classmethod
     def from_state(cls, state: Mapping[str, str]) -> Self:
@@ -147,30 +196,29 @@ class Tokenizer:
         eos_token: str | None = None,
         pad_token: str | None = None,
     ) -> Self:
-        """Read a folder that holds a `tokenizer.json`, or such a file.
+        """Read a folder that holds a `tokenizer.json`, or `vocab.json` and `merges.txt`; or a `tokenizer.json`.
 
-        Special tokens not named here are taken from the files that lie beside it: the one that `save` writes or a
-        `tokenizer_config.json` as published on the hub.
+        Special tokens not named here are taken from the files that lie beside it: the one that `save` writes, or
+        `tokenizer_config.json` and `special_tokens_map.json` as published on the hub.
 
         Raises:
             UserError: missing, unreadable, or not what was saved.
         """
-        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
-        if not file.is_file():
-            raise UserError(f"there is no tokenizer at {file}; give a tokenizer.json or a folder that contains one")
-        beside = _json_object(file.with_name("tokenizer_config.json"))
-        saved = _json_object(file.with_name(_SPECIAL_IDS))
-        names = {}
-        for key, given in (("bos_token", bos_token), ("eos_token", eos_token), ("pad_token", pad_token)):
-            names[key] = given or _token_name(saved.get(key)) or _token_name(beside.get(key))
-        try:
-            content = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file} is not UTF-8 text, so it is no tokenizer.json; fetch or write it again") from error
-        tokenizer = cls(content, origin=str(file), **names)
-        renamed = any((bos_token, eos_token, pad_token))
-        if not renamed and saved.get("fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
-            raise UserError(f"{file} is not the tokenizer that was saved there (damaged or replaced); restore it")
+        published = read_published(Path(path))
+        given = {"bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token}
+        names = {role: name or published.names[role] for role, name in given.items()}
+        tokenizer = cls(published.content, origin=published.origin, chat_template=published.chat_template, **names)
+        for name, id_ in published.ids.items():
+            # The library numbers added tokens anew where a tokenizer.json leaves gaps between them.
+            if tokenizer._tokenizer.token_to_id(name) not in (None, id_):
+                raise UserError(
+                    f"{published.origin} does not give {name!r} the id {id_} that tokenizer_config.json beside it "
+                    "declares: they are not of the same tokenizer; fetch both again"
+                )
+        if not any(given.values()) and (published.fingerprint or tokenizer.fingerprint) != tokenizer.fingerprint:
+            raise UserError(
+                f"{published.origin} is not the tokenizer that was saved there (damaged or replaced); restore it"
+            )
         return tokenizer
 
 
@@ -190,34 +238,17 @@ def from_characters(characters: Iterable[str], *, special: Sequence[str] = ()) -
 
 
 def _parse(content: str, origin: str) -> tokenizers.Tokenizer:
-    # The library raises the bare Exception class for a bad file, so what can be wrong is looked at first.
-    problem = UserError(f"{origin} is not a valid tokenizer.json (damaged or another format); fetch or write it again")
     try:
-        fields = json.loads(content)
-    except ValueError as error:
-        raise problem from error
-    if not isinstance(fields, dict) or not isinstance(fields.get("model"), dict):
-        raise problem
-    tokenizer = tokenizers.Tokenizer.from_str(content)
+        tokenizer = tokenizers.Tokenizer.from_str(content)
+    # The library raises the bare Exception class.
+    except Exception as error:
+        raise UserError(
+            f"{origin} is not a valid tokenizer ({error}); it is damaged or of another format: fetch or write it again"
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
-def _json_object(file: Path) -> dict[str, object]:
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON; restore or remove it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} should hold a JSON object; restore or remove it")
-    return content
-
-
-def _token_name(entry: object) -> str | None:
-    """A token's name; tokenizer_config.json gives either the name or an object with its `content`."""
-    if isinstance(entry, dict):
-        entry = entry.get("content")
-    return entry if isinstance(entry, str) else None
+def _listed(ids: Iterable[int] | Tensor | np.ndarray) -> list[int]:
+    return ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)

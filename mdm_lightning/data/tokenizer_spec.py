@@ -36,6 +36,16 @@ class TokenizerSpec(ABC):
         """
 
 
+class Given(TokenizerSpec):
+    """A tokenizer that is there already: the one that a checkpoint carries."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def build(self, documents: Documents, cache: Path) -> Tokenizer:
+        return self.tokenizer
+
+
 class ByteLevel(TokenizerSpec):
     """One token per byte of UTF-8, id = byte, and one special token (256) for BOS, EOS and PAD."""
 

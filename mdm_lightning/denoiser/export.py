@@ -1,71 +1,47 @@
-"""Writing a DiT as MDLM is published: weights, configuration, tokenizer, and a model card with what was measured."""
+"""Writing a denoiser as it is published: weights, configuration, tokenizer, and a model card with what was measured."""
 
 import json
-import os
+import logging
+import shutil
+import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
+from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.dit import DiT
-from mdm_lightning.denoiser.families import MDLM
+from mdm_lightning.denoiser.families import MDLM, Family
+from mdm_lightning.denoiser.llama import Llama
 from mdm_lightning.denoiser.weight_files import CONFIG
 from mdm_lightning.errors import UserError
 
-WEIGHTS = "model.safetensors"
+logging.getLogger("huggingface_hub.serialization").setLevel(logging.WARNING)  # it names a temporary folder
+
+SHARD = "5GB"  # largest file of weights, as on the hub
 
 
-def write_published(
-    denoiser: DiT, tokenizer: Mapping[str, str], folder: Path, metrics: Mapping[str, float], source: str = ""
-) -> None:
-    """Writes a folder that ``read_published`` and MDLM's own class read, with the same logits as ``denoiser``.
+@dataclass(frozen=True)
+class Layout:
+    """A format to publish in.
 
-    MASK's row of the output layer, which MDLM has and never uses, is zero. Tied weights are written twice, for MDLM's
-    class does not tie them.
-
-    Args:
-        denoiser: network with the (averaged) weights to publish, in the precision to publish.
-        tokenizer: its content and special tokens, as ``Tokenizer.state()`` gives them.
-        folder: made if it does not exist; files of the same names are replaced.
-        metrics: measured figures for the model card, by name, with units in the names.
-        source: what the model card says of where the model comes from.
-
-    Raises:
-        UserError: the folder cannot be written to.
+    Attributes:
+        family: whose names of tensors to use.
+        config: what ``config.json`` says, apart from the precision.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{WEIGHTS}.{os.getpid()}.tmp"
-        try:
-            save_file(_published_weights(denoiser), temporary, metadata={"format": "pt"})
-            temporary.replace(folder / WEIGHTS)
-        finally:
-            temporary.unlink(missing_ok=True)
-        content, special = tokenizer["content"], {key: name for key, name in tokenizer.items() if key != "content"}
-        (folder / "tokenizer.json").write_text(content, encoding="utf-8")
-        length = {"model_max_length": denoiser.length, "tokenizer_class": "PreTrainedTokenizerFast"}
-        (folder / "tokenizer_config.json").write_text(json.dumps(special | length, indent=2), encoding="utf-8")
-        (folder / CONFIG).write_text(json.dumps(_configuration(denoiser), indent=2), encoding="utf-8")
-        (folder / "README.md").write_text(_model_card(denoiser, metrics, source), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
+
+    family: Family
+    config: Mapping[str, Any]
 
 
-def _published_weights(denoiser: DiT) -> dict[str, Tensor]:
-    family = MDLM()
-    state = {**denoiser.state_dict(), "output_layer.linear.weight": denoiser.head_weight}
-    published = {}
-    for name, value in state.items():
-        mask_rows = value.new_zeros(family.extra_rows(name), *value.shape[1:])
-        published[family.stored_name(name)] = torch.cat([value.detach(), mask_rows]).cpu().contiguous()
-    return published
-
-
-def _configuration(denoiser: DiT) -> dict[str, object]:
+def mdlm_layout(denoiser: DiT) -> Layout:
+    """MDLM's format, for a DiT of any size."""
     rows, hidden_size = denoiser.vocab_embed.embedding.shape
-    return {
+    config = {
         "architectures": ["MDLM"],
         "model_type": "mdlm",
         "vocab_size": rows,
@@ -76,11 +52,73 @@ def _configuration(denoiser: DiT) -> dict[str, object]:
         "n_heads": hidden_size // denoiser.rotary_emb.head_dim,
         "dropout": 0.0,
         "time_conditioning": denoiser.time_conditioning,
-        "torch_dtype": str(denoiser.vocab_embed.embedding.dtype).removeprefix("torch."),
     }
+    return Layout(MDLM(), config)
 
 
-def _model_card(denoiser: DiT, metrics: Mapping[str, float], source: str) -> str:
+def write_published(
+    denoiser: Denoiser,
+    layout: Layout,
+    tokenizer: Mapping[str, str],
+    folder: Path,
+    metrics: Mapping[str, float],
+    source: str = "",
+) -> None:
+    """Writes a folder that ``read_published`` and the family's own class read, with the same logits as ``denoiser``.
+
+    MASK's row of the output layer, which MDLM has and never uses, is zero. A DiT's tied weights are written twice, for
+    MDLM's class does not tie them.
+
+    Args:
+        denoiser: network with the (averaged) weights to publish, in the precision to publish.
+        layout: a format that it fits.
+        tokenizer: its content and special tokens, as ``Tokenizer.state()`` gives them.
+        folder: made if it does not exist; weights that are there already are replaced.
+        metrics: measured figures for the model card, by name, with units in the names.
+        source: what the model card says of where the model comes from.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    state = _published_weights(denoiser, layout.family)
+    content, special = tokenizer["content"], {key: name for key, name in tokenizer.items() if key != "content"}
+    length = {"model_max_length": denoiser.length, "tokenizer_class": "PreTrainedTokenizerFast"}
+    dtype = str(next(denoiser.parameters()).dtype).removeprefix("torch.")
+    texts = {
+        "tokenizer.json": content,
+        "tokenizer_config.json": json.dumps(special | length, indent=2),
+        CONFIG: json.dumps({**layout.config, "torch_dtype": dtype}, indent=2),
+        "README.md": _model_card(denoiser, layout.family, metrics, source),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as unfinished:
+            save_torch_state_dict(state, unfinished, max_shard_size=SHARD)
+            for name, text in texts.items():
+                (Path(unfinished) / name).write_text(text, encoding="utf-8")
+            for stale in (*folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")):
+                stale.unlink()
+            mode = (Path(unfinished) / CONFIG).stat().st_mode  # the weights' file is readable for its owner only
+            for path in Path(unfinished).iterdir():
+                path.chmod(mode)
+                shutil.move(path, folder / path.name)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
+
+
+def _published_weights(denoiser: Denoiser, family: Family) -> dict[str, Tensor]:
+    state = denoiser.state_dict()
+    if isinstance(denoiser, DiT):
+        state["output_layer.linear.weight"] = denoiser.head_weight
+    published = {}
+    for name, value in state.items():
+        mask_rows = value.new_zeros(family.extra_rows(name), *value.shape[1:])
+        whole = torch.cat([value.detach(), mask_rows]) if len(mask_rows) else value.detach()
+        published[family.stored_name(name)] = whole.cpu().contiguous()
+    return published
+
+
+def _model_card(denoiser: Denoiser, family: Family, metrics: Mapping[str, float], source: str) -> str:
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics.items()) or "| none | |"
     return f"""---
@@ -88,16 +126,15 @@ library_name: mdm-lightning
 pipeline_tag: text-generation
 tags:
 - masked-diffusion
-- mdlm
+- {family.name.lower()}
 ---
 
 # Masked diffusion language model
 
 {source or "Trained with mdm-lightning."}
 
-A time-{"conditioned" if denoiser.time_conditioning else "agnostic"} diffusion transformer in the layout of MDLM
-(Sahoo et al., 2024) with {parameters:,} parameters, for sequences of up to {denoiser.length} of {denoiser.vocab_size:,}
-tokens. MASK is token {denoiser.mask_id}; its row of the output layer is zero, and it must not be sampled.
+A masked diffusion denoiser in the layout of {family.name} with {parameters:,} parameters, for sequences of up to
+{denoiser.length} of {denoiser.vocab_size:,} tokens. {_about_mask(denoiser)}
 
 ## Measured
 
@@ -111,5 +148,12 @@ tokens. MASK is token {denoiser.mask_id}; its row of the output layer is zero, a
 python evaluate.py ckpt=PATH_OF_THIS_FOLDER
 ```
 
-MDLM's own classes read the folder as well: `config.json` and the names in `{WEIGHTS}` are theirs.
+The classes that {family.name} is published with read the folder as well: `config.json` and the names of the weights
+are theirs.
 """
+
+
+def _about_mask(denoiser: Denoiser) -> str:
+    if isinstance(denoiser, Llama):
+        return f"MASK is row {denoiser.mask_row} of the embedding, and must not be sampled."
+    return f"MASK is token {denoiser.mask_id}; its row of the output layer is zero, and it must not be sampled."

@@ -20,6 +20,10 @@ class Family(ABC):
 
     name: ClassVar[str]
     denoiser: ClassVar[type[Denoiser]]
+    size: ClassVar[str]
+    """The choice of ``model=`` that has the published sizes."""
+    usual_tokenizer: ClassVar[str | None] = None
+    """On the hub, for models that bring none along."""
 
     @abstractmethod
     def matches(self, weights: Weights) -> bool:
@@ -55,6 +59,8 @@ class MDLM(Family):
 
     name = "MDLM"
     denoiser = DiT
+    size = "small"
+    usual_tokenizer = "openai-community/gpt2"
     prefix = "backbone."
 
     def matches(self, weights: Weights) -> bool:
@@ -133,6 +139,7 @@ class LLaDA(LlamaFamily):
     """LLaDA-8B (Nie et al., 2025)."""
 
     name = "LLaDA"
+    size = "llada"
     blocks = "model.transformer.blocks"
     modules: ClassVar[Mapping[str, str]] = {
         "embedding": "model.transformer.wte",
@@ -190,6 +197,7 @@ class Dream(LlamaFamily):
     """Dream-7B (Ye et al., 2025), in the layout of Qwen2."""
 
     name = "Dream"
+    size = "dream"
     blocks = "model.layers"
     modules: ClassVar[Mapping[str, str]] = {
         "embedding": "model.embed_tokens",

@@ -26,6 +26,7 @@ _PRECISIONS = {"F64", "F32", "F16", "BF16", "torch.float64", "torch.float32", "t
 class TensorFile(ABC):
     """One file of named tensors."""
 
+    path: Path
     shapes: Mapping[str, tuple[int, ...]]
 
     @abstractmethod
@@ -72,6 +73,7 @@ class TorchFile(TensorFile):
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             content = load_without_classes(path)
         except pickle.UnpicklingError as error:

@@ -6,7 +6,7 @@ is then known without asking the device, so that the model's step contains no ho
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,12 @@ class MaskedBatch(NamedTuple):
     """NELBO weight of each sequence's masked positions."""
     lengths: Int64[Tensor, " b"]
     """Number of maskable positions in each sequence, the n of "nats per token"."""
+    padding: Bool[Tensor, "b l"] | None = None
+    """True at positions that are not part of a sequence; None where there are none."""
+
+    def to(self, device: torch.device) -> "MaskedBatch":
+        moved: Any = (None if part is None else part.to(device) for part in self)
+        return MaskedBatch(*moved)
 
 
 class ForwardProcess(Protocol):

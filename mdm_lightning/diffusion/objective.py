@@ -8,7 +8,7 @@ in nats per sequence (paper, eq. 3). Its expectation does not depend on the sche
 from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from mdm_lightning.diffusion.masking import MaskedBatch
@@ -17,7 +17,12 @@ from mdm_lightning.diffusion.masking import MaskedBatch
 class PredictsMaskedTokens(Protocol):
     """What the objective asks of a denoiser (mdm_lightning.denoiser.base.Denoiser provides it)."""
 
-    def __call__(self, tokens: Int64[Tensor, "b l"], alpha: Float32[Tensor, " b"] | None = None) -> Tensor: ...
+    def __call__(
+        self,
+        tokens: Int64[Tensor, "b l"],
+        alpha: Float32[Tensor, " b"] | None = None,
+        padding: Bool[Tensor, "b l"] | None = None,
+    ) -> Tensor: ...
 
     def cross_entropy(self, hidden: Float[Tensor, "m h"], targets: Int64[Tensor, " m"]) -> Float32[Tensor, " m"]: ...
 
@@ -38,7 +43,7 @@ def nelbo(denoiser: PredictsMaskedTokens, batch: MaskedBatch) -> Nelbo:
 
     The head runs on masked rows only. A sequence without masked positions contributes an exact zero.
     """
-    hidden = denoiser(batch.tokens, batch.alpha)
+    hidden = denoiser(batch.tokens, batch.alpha, batch.padding)
     loss = denoiser.cross_entropy(hidden.flatten(0, 1)[batch.rows], batch.targets)
     sequence = torch.div(batch.rows, batch.tokens.shape[1], rounding_mode="floor")
     zeros = torch.zeros_like(batch.weight)

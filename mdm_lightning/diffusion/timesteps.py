@@ -4,6 +4,7 @@ A time sampler turns one uniform number per sequence into one time per sequence.
 arguments, so equal noise gives equal times on any number of processes.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -23,6 +24,7 @@ class TimeSampler(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class UniformTimes:
     """Independent uniform times."""
 
@@ -30,6 +32,7 @@ class UniformTimes:
         return uniform
 
 
+@dataclass(frozen=True)
 class StratifiedTimes:
     """One time in each of N equal strata, N the size of the *global* batch.
 

@@ -42,6 +42,10 @@ class NotApplicable(UserError):
     """An evaluation that makes no sense for the data at hand; skipped when others were asked for as well."""
 
 
+class NoData(NotApplicable):
+    """An evaluation that needs data where none were chosen and none are known."""
+
+
 class Outputs(Protocol):
     """Where evaluations leave what is not a number. Processes other than the first leave it nowhere."""
 

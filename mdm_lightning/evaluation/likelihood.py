@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from mdm_lightning.diffusion.masking import ForwardProcess, MaskedBatch, seeded_generator
+from mdm_lightning.diffusion.masking import ForwardProcess, seeded_generator
 from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.evaluation.base import Row, Settings, Subject, batches, check_numbers
 from mdm_lightning.evaluation.metrics import bits_per_byte, perplexity
@@ -57,7 +57,7 @@ class Likelihood:
                 clean["tokens"], clean["maskable"], subject.tokenizer.mask_id, generator, draw, self.draws
             )
             with torch.inference_mode():
-                estimate = nelbo(subject.denoiser, MaskedBatch(*(part.to(subject.device) for part in batch)))
+                estimate = nelbo(subject.denoiser, batch.to(subject.device))
             nats += estimate.per_sequence.double().cpu()
         return nats / self.draws, clean["maskable"].sum(1).double()
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from mdm_lightning.diffusion.masking import MaskedBatch, mask_counts, seeded_generator
+from mdm_lightning.diffusion.masking import mask_counts, seeded_generator
 from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.diffusion.profile import LossProfile
 from mdm_lightning.errors import UserError
@@ -79,7 +79,7 @@ class Profile:
             masks = torch.full((len(unit),), length - revealed)
             batch = mask_counts(clean["tokens"], clean["maskable"], subject.tokenizer.mask_id, masks, noise)
             with torch.inference_mode():
-                estimate = nelbo(subject.denoiser, MaskedBatch(*(part.to(subject.device) for part in batch)))
+                estimate = nelbo(subject.denoiser, batch.to(subject.device))
             columns.append((estimate.cross_entropy / estimate.masks).double().cpu())
         return torch.stack(columns, dim=1)
 

@@ -14,18 +14,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import Evaluation, NotApplicable, Row, Study, Subject
+from mdm_lightning.evaluation.base import Evaluation, NoData, NotApplicable, Row, Study, Subject
 from mdm_lightning.experiment.callbacks import build_loggers
 from mdm_lightning.experiment.command import explain
+from mdm_lightning.experiment.export import choose_layout, export
 from mdm_lightning.experiment.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
+from mdm_lightning.experiment.origin import choose_origin, describe_origin, find_origin, needs_checkpoint
+from mdm_lightning.experiment.precision import precision_context
 from mdm_lightning.experiment.results import Results
-from mdm_lightning.experiment.subject import (
-    choose_origin,
-    find_origin,
-    load_subject,
-    needs_checkpoint,
-    precision_context,
-)
+from mdm_lightning.experiment.subject import load_subject
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +35,8 @@ def evaluate(config: DictConfig) -> None:
     """
     hydra = HydraConfig.get()
     output = Path(hydra.runtime.output_dir)
-    evaluations, origin = build_evaluations(config.evaluation), find_origin(config.ckpt, config.get("data"))
+    evaluations = build_evaluations(config.evaluation)
+    origin = find_origin(config.ckpt, config.get("data"), config.get("tokenizer"))
     if origin is None:
         _conduct(evaluations, config, output)
         return
@@ -54,13 +52,18 @@ def evaluate(config: DictConfig) -> None:
             origin, config.get("data"), config.trainer, Path(config.cache_dir), config.seed, processes
         )
         subject.first = config.evaluation.first
+        layout = None if config.export is None else choose_layout(subject.denoiser, origin)  # fails before the work
         results = Results(output, build_loggers(config.logger, None) if processes.first else [], origin.step)
         if processes.first:
-            log.info("%s at step %s, on %s", origin.path, f"{origin.step:,}", subject.device)
+            log.info("%s, on %s", describe_origin(origin), subject.device)
             subject = dataclasses.replace(subject, outputs=results)
         try:
             with precision_context(config.trainer, subject.device):
-                run_evaluations(evaluations, subject, results.add if processes.first else _ignore)
+                if evaluations or layout is None:
+                    run_evaluations(evaluations, subject, results.add if processes.first else _ignore)
+            if layout is not None and processes.first:
+                export(subject, layout, origin, results.rows, Path(str(config.export)))
+                log.info("written: %s", config.export)
         finally:
             if processes.first:
                 _conclude(results, started)
@@ -89,7 +92,7 @@ def run_evaluations(evaluations: Mapping[str, Evaluation], subject: Subject, add
                 add(name, row)
         except NotApplicable as error:
             unsuited.append(error)
-            log.debug("%s left out: %s", name, error)
+            log.log(logging.INFO if isinstance(error, NoData) else logging.DEBUG, "%s is left out: %s", name, error)
     if len(unsuited) == len(evaluations):
         raise unsuited[0] if unsuited else UserError("there is nothing to evaluate: choose evaluation=")
 

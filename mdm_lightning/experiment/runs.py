@@ -17,6 +17,7 @@ from mdm_lightning.errors import UserError
 RUNS = Path("outputs")  # where runs lie unless run_dir= says otherwise
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
+LAST_OF_A_FOLDER = (f"{CHECKPOINTS}/{LAST}", LAST)  # where a folder has its checkpoint
 TOKENIZER = "tokenizer"
 CONFIG = "config.yaml"
 
@@ -36,6 +37,7 @@ class Run:
         tokenizer_state: the tokenizer itself (Tokenizer.from_state).
         data: fingerprint of the training data.
         fingerprint: of the checkpoint's contents.
+        base: the published model that the run began with, if it did.
     """
 
     path: Path
@@ -45,6 +47,12 @@ class Run:
     tokenizer_state: dict[str, str]
     data: str
     fingerprint: str
+    base: Mapping[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        """What ``ckpt=`` calls it."""
+        return str(self.path)
 
 
 def find_checkpoint(ckpt: str, runs: Path) -> Path:
@@ -60,44 +68,13 @@ def find_checkpoint(ckpt: str, runs: Path) -> Path:
         return max(found, key=lambda path: path.stat().st_mtime)
     path = Path(ckpt).expanduser()
     if path.is_dir():
-        for candidate in (path / CHECKPOINTS / LAST, path / LAST):
-            if candidate.is_file():
-                return candidate
+        for candidate in LAST_OF_A_FOLDER:
+            if (path / candidate).is_file():
+                return path / candidate
         raise UserError(f"ckpt={ckpt} has no {CHECKPOINTS}/{LAST}: give a run folder or a .ckpt file")
     if not path.is_file():
         raise UserError(f"ckpt={ckpt} does not exist: give a run folder, a .ckpt file, or `last`")
     return path
-
-
-def continued_run(ckpt: str | None, output: Path) -> Run | None:
-    """The run that ``ckpt=`` says to go on with; with ``auto``, the one in the output folder if it has begun.
-
-    Raises:
-        UserError: there is no such checkpoint, or it cannot be read.
-    """
-    if ckpt is None:
-        return None
-    if ckpt == "auto":
-        path = output / CHECKPOINTS / LAST
-        return describe(path) if path.is_file() else None
-    return describe(find_checkpoint(ckpt, RUNS))
-
-
-def continue_in_place(arguments: list[str]) -> list[str]:
-    """Command-line arguments, extended so that ``ckpt=last`` or a run's last checkpoint goes on in its own folder.
-
-    Hydra must know the output folder before it reads the configuration. Another checkpoint than the last (the best,
-    say) starts a new folder: what came after it is not overwritten.
-    """
-    values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    ckpt = values.get("ckpt", "").strip("'\"")
-    multirun = {"-m", "--multirun"} & set(arguments)
-    if ckpt in ("", "null", "auto") or "run_dir" in values or "hydra.run.dir" in values or multirun:
-        return arguments
-    path = find_checkpoint(ckpt, RUNS).resolve()
-    rest = [argument for argument in arguments if not argument.startswith("ckpt=")]
-    place = [f"run_dir='{path.parent.parent}'"] if path.name == LAST and path.parent.name == CHECKPOINTS else []
-    return [*rest, f"ckpt='{path}'", *place]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -125,7 +102,14 @@ def describe(path: Path) -> Run:
     known = checkpoint["mdm_lightning"]
     step, config = checkpoint["global_step"], known["config"]
     return Run(
-        path.resolve(), step, config, known["tokenizer"], known["tokenizer_state"], known["data"], _contents(path)
+        path=path.resolve(),
+        step=step,
+        config=config,
+        tokenizer=known["tokenizer"],
+        tokenizer_state=known["tokenizer_state"],
+        data=known["data"],
+        fingerprint=_contents(path),
+        base=known.get("base"),
     )
 
 
@@ -137,9 +121,12 @@ def _contents(path: Path) -> str:
     return digest(sorted(entries))
 
 
-def metadata(config: Mapping[str, Any], tokenizer: Tokenizer, data: str) -> dict[str, Any]:
+def metadata(
+    config: Mapping[str, Any], tokenizer: Tokenizer, data: str, base: Mapping[str, str] | None
+) -> dict[str, Any]:
     """What every checkpoint of a run carries: enough to use it without its run folder."""
     return {
+        "base": None if base is None else dict(base),
         "config": dict(config),
         "tokenizer": tokenizer.fingerprint,
         "tokenizer_state": tokenizer.state(),
@@ -147,19 +134,20 @@ def metadata(config: Mapping[str, Any], tokenizer: Tokenizer, data: str) -> dict
     }
 
 
-def refuse_misfits(run: Run, model: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+def refuse_misfits(run: Run, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """Refuses to load weights into another architecture or to feed them another tokenizer's ids.
 
     Raises:
         UserError: naming what differs.
     """
-    theirs = run.config["model"]
-    keys = (theirs.keys() | model.keys()) - INCIDENTAL
     missing = object()
-    differ = sorted(key for key in keys if theirs.get(key, missing) != model.get(key, missing))
-    if differ:
-        listed = ", ".join(f"model.{key} is {theirs.get(key)} there, {model.get(key)} here" for key in differ)
-        raise UserError(f"{run.path} is of another architecture: {listed}")
+    for group in ("model", "adapter"):
+        theirs, ours = (side.get(group) or {} for side in (run.config, config))
+        keys = (theirs.keys() | ours.keys()) - INCIDENTAL
+        differ = sorted(key for key in keys if theirs.get(key, missing) != ours.get(key, missing))
+        if differ and group in run.config:  # runs of before there were adapters say nothing of them
+            listed = ", ".join(f"{group}.{key} is {theirs.get(key)} there, {ours.get(key)} here" for key in differ)
+            raise UserError(f"{run.path} is of another architecture: {listed}")
     if run.tokenizer != tokenizer.fingerprint:
         raise UserError(
             f"{run.path} was trained with another tokenizer ({run.tokenizer}, here {tokenizer.fingerprint}): "

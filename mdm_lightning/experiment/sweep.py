@@ -24,8 +24,7 @@ from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.experiment.command import ERROR_FILE
 from mdm_lightning.experiment.evaluate import build_evaluations
 from mdm_lightning.experiment.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
-from mdm_lightning.experiment.runs import Run
-from mdm_lightning.experiment.subject import Oracle, choose_origin, find_origin, needs_checkpoint
+from mdm_lightning.experiment.origin import Oracle, Origin, choose_origin, find_origin, needs_checkpoint
 from mdm_lightning.experiment.sweep_cell import sweep_subject
 from mdm_lightning.experiment.sweep_plan import SweepPlan, line, parse
 from mdm_lightning.experiment.sweep_progress import PROGRESS
@@ -86,7 +85,7 @@ def sweep(arguments: Sequence[str], main: Main, conf: Path) -> None:
         _run(plan, config, origin, main, processes)
 
 
-def _plan(overrides: Sequence[str], conf: Path) -> tuple[SweepPlan, DictConfig, Run | Oracle]:
+def _plan(overrides: Sequence[str], conf: Path) -> tuple[SweepPlan, DictConfig, Origin]:
     """What to run, the configuration that all cells share, and where their denoiser comes from.
 
     The denoiser and the folder are pinned in the plan, so that every process and every multirun mean the same.
@@ -98,17 +97,17 @@ def _plan(overrides: Sequence[str], conf: Path) -> tuple[SweepPlan, DictConfig, 
     base = [override for override in parsed if not override.is_sweep_override()]
     with initialize_config_dir(str(conf), version_base="1.3"):
         config = compose("sweep", [line(o) for o in base], return_hydra_config=True)
-    origin = find_origin(config.ckpt, config.get("data"))
+    origin = find_origin(config.ckpt, config.get("data"), config.get("tokenizer"))
     if origin is None:
         raise needs_checkpoint("sweep.py")
-    config.ckpt = str(origin.path) if isinstance(origin, Run) else None
+    config.ckpt = None if isinstance(origin, Oracle) else origin.name
     pinned = parse([choose_origin(origin), f"sweep.dir='{Path(config.sweep.dir).resolve()}'"])
     kept = [override for override in base if override.key_or_group not in ("ckpt", "sweep.dir")]
     axes = [override for override in parsed if override.is_sweep_override()]
     return SweepPlan([*kept, *pinned], axes, config.sweep), config, origin
 
 
-def _run(plan: SweepPlan, config: DictConfig, origin: Run | Oracle, main: Main, processes: Processes) -> None:
+def _run(plan: SweepPlan, config: DictConfig, origin: Origin, main: Main, processes: Processes) -> None:
     output = Path(config.sweep.dir).resolve()
     with processes.together():
         build_evaluations(config.evaluation)  # what cannot be built fails now, and once
@@ -157,7 +156,7 @@ def _refinement(plan: SweepPlan, config: DictConfig, output: Path) -> list[list[
     return plan.refinement(shortlist, first, size)
 
 
-def _register(output: Path, config: DictConfig, origin: Run | Oracle) -> None:
+def _register(output: Path, config: DictConfig, origin: Origin) -> None:
     """Notes in the folder what its cells have in common, or checks that it is what was noted there.
 
     Raises:
@@ -175,7 +174,7 @@ def _register(output: Path, config: DictConfig, origin: Run | Oracle) -> None:
         if differ:
             raise UserError(f"{output} holds a sweep with another {' and '.join(differ)}: choose another sweep.dir=")
     command = "python sweep.py " + shlex.join(sys.argv[1:]) if known is None else known["command"]
-    settings = {"checkpoint": str(origin.path), "step": origin.step, "command": command, "seed": config.seed}
+    settings = {"checkpoint": origin.name, "step": origin.step, "command": command, "seed": config.seed}
     settings |= {"metric": config.sweep.metric, "limit": config.sweep.limit, "agreed": agreed}
     write_atomically(path, dump_json(settings))
 

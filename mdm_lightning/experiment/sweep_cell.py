@@ -20,13 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.data.source import digest
 from mdm_lightning.evaluation.advice import gap_row, predictable, predicted_gap
-from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
+from mdm_lightning.evaluation.base import NoData, NotApplicable, Row, Subject
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.experiment.callbacks import build_loggers
 from mdm_lightning.experiment.command import explain
 from mdm_lightning.experiment.evaluate import build_evaluations, run_evaluations
 from mdm_lightning.experiment.launch import join_ranks
-from mdm_lightning.experiment.subject import find_origin, load_subject, needs_checkpoint, precision_context
+from mdm_lightning.experiment.origin import find_origin, needs_checkpoint
+from mdm_lightning.experiment.precision import precision_context
+from mdm_lightning.experiment.subject import load_subject
 from mdm_lightning.experiment.sweep_progress import PROGRESS
 from mdm_lightning.experiment.sweep_report.records import Cell, cell_path, judging_row
 from mdm_lightning.sampling.sampler import Sampler
@@ -67,7 +69,8 @@ def sweep_subject(config: DictConfig) -> Subject:
     """
     chosen: dict[str, Any] = {"ckpt": config.ckpt, "cache_dir": config.cache_dir}
     chosen["trainer"] = OmegaConf.to_container(config.trainer, resolve=True)
-    chosen["data"] = OmegaConf.to_container(config.data, resolve=False) if "data" in config else None
+    for group in ("data", "tokenizer"):
+        chosen[group] = OmegaConf.to_container(config[group], resolve=False) if group in config else None
     subject = _load(json.dumps(chosen))
     subject.seed, subject.first = config.seed, config.evaluation.first
     return subject
@@ -84,7 +87,7 @@ def _load(chosen: str) -> Subject:
     config: Any = OmegaConf.create(json.loads(chosen))
     processes = join_ranks(progress=False)
     with processes.together(explain):
-        origin = find_origin(config.ckpt, config.data)
+        origin = find_origin(config.ckpt, config.data, config.tokenizer)
         if origin is None:
             raise needs_checkpoint("sweep.py")
         return load_subject(origin, config.data, config.trainer, Path(config.cache_dir), 0, processes)
@@ -130,6 +133,8 @@ def _prediction(profile: DictConfig | None, sampler: Sampler, subject: Subject) 
     first, subject.first = subject.first, 0
     try:
         measured, sequences = subject.once("loss profile", lambda: instantiate(profile).measure(subject))
+    except NoData:
+        return []
     finally:
         subject.first = first
     gap = predicted_gap(measured, sampler, sampler.steps)

@@ -3,22 +3,29 @@
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 import lightning
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.data.source import PreparedData
+from mdm_lightning.data.tokenizer_spec import FromTask, Given
+from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.denoiser.lora import Adapter
 from mdm_lightning.errors import UserError
 from mdm_lightning.experiment.callbacks import build_callbacks, build_loggers
 from mdm_lightning.experiment.launch import launch_ranks, local_ranks, ranks_exist, world_size
+from mdm_lightning.experiment.precision import stored_precision
 from mdm_lightning.experiment.report import TrainingReport, corpus_entropies
-from mdm_lightning.experiment.runs import Run, continued_run, metadata, refuse_misfits, save_run
+from mdm_lightning.experiment.runs import metadata, refuse_misfits, save_run
+from mdm_lightning.experiment.start import PublishedWeights, Start, adopt_sizes, build_published, find_start
 from mdm_lightning.training.checkpointing import AtomicCheckpointIO
 from mdm_lightning.training.dashboards import GeneratedText, TensorBoard
 from mdm_lightning.training.datamodule import MaskedDataModule, accumulation
@@ -43,7 +50,9 @@ def train(config: DictConfig) -> float | None:
     ranks = local_ranks(config.trainer)
     world = world_size(config.trainer, ranks)
     accumulate = accumulation(config.training.global_batch_size, config.training.batch_size, world)
-    resumed = continued_run(config.ckpt, output)
+    start = find_start(config.ckpt, output, config.tokenizer)
+    adopt_sizes(config, start, hydra.overrides.task)
+    resumed = start.resumed
     if resumed is not None and resumed.step >= config.trainer.max_steps:
         raise UserError(
             f"{resumed.path} has already taken its {resumed.step} steps: raise trainer.max_steps to train on"
@@ -53,8 +62,11 @@ def train(config: DictConfig) -> float | None:
         return None
     _quieten()
     lightning.seed_everything(config.seed, verbose=False)
-    data = instantiate(config.data).prepare(instantiate(config.tokenizer), Path(config.cache_dir))
-    module = _build_module(config, data, resumed)
+    tokenizer = instantiate(config.tokenizer)
+    if start.tokenizer is not None and not isinstance(tokenizer, FromTask):
+        tokenizer = Given(start.tokenizer)
+    data = instantiate(config.data).prepare(tokenizer, Path(config.cache_dir))
+    module = _build_module(config, data, start)
     report = TrainingReport(output, data)
     trainer: Trainer = instantiate(
         config.trainer,
@@ -84,14 +96,15 @@ def train(config: DictConfig) -> float | None:
     return _conclude(trainer, config, report)
 
 
-def _build_module(config: DictConfig, data: PreparedData, resumed: Run | None) -> MaskedDiffusion:
+def _build_module(config: DictConfig, data: PreparedData, start: Start) -> MaskedDiffusion:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
+    resumed = start.resumed
     if resumed is not None:
-        refuse_misfits(resumed, plain["model"], data.tokenizer)
+        refuse_misfits(resumed, plain, data.tokenizer)
         log.info("resuming from %s at step %d", resumed.path, resumed.step)
         if resumed.data != data.fingerprint:
             log.warning("the data differ from those of %s: training goes on, in another order", resumed.path)
-    denoiser = instantiate(config.model, vocab_size=data.tokenizer.vocab_size)
+    denoiser, fill = _build_denoiser(config, data, start)
     if data.length > denoiser.length:
         raise UserError(
             f"data.length={data.length} is beyond the model's length {denoiser.length}: "
@@ -102,8 +115,25 @@ def _build_module(config: DictConfig, data: PreparedData, resumed: Run | None) -
         instantiate(config.optimizer),
         instantiate(config.lr_schedule),
         compile=config.training.compile,
-        metadata=metadata(plain, data.tokenizer, data.fingerprint),
+        fill=fill,
+        metadata=metadata(plain, data.tokenizer, data.fingerprint, start.base),
     )
+
+
+def _build_denoiser(
+    config: DictConfig, data: PreparedData, start: Start
+) -> tuple[Denoiser, Callable[[Denoiser, torch.device], None] | None]:
+    """The denoiser; where its weights are published, without memory, with what gives it both on its device."""
+    adapter: Adapter = instantiate(config.adapter)
+    if start.published is not None:
+        if start.resumed is None:
+            log.info("starting from %s", start.published.name)
+        dtype = stored_precision(config.trainer, frozen=adapter.freezes)
+        denoiser = build_published(start.published, config.model, adapter, dtype)
+        return denoiser, PublishedWeights(start.published, config.seed)
+    if adapter.freezes:
+        raise UserError("adapter= adapts weights that are there: give a published model, as in ckpt=owner/name")
+    return instantiate(config.model, vocab_size=data.tokenizer.vocab_size), None
 
 
 def _build_datamodule(config: DictConfig, data: PreparedData) -> MaskedDataModule:

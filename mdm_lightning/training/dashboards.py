@@ -4,9 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from jaxtyping import Bool, Int64
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 from mdm_lightning.data.source import PreparedData
@@ -145,10 +147,17 @@ class GeneratedText(Callback):
         noise = SequenceNoise(self.seed, range(self.sequences))
         with trainer.precision_plugin.forward_context():
             samples = self.sampler(pl_module.denoiser, canvas.to(pl_module.device), noise)
-        self.latest = [self.data.tokenizer.decode(row.tolist()) for row in samples.tokens.cpu()]
+        self.latest = [self._shown(*row) for row in zip(samples.tokens.cpu(), batch["maskable"], strict=True)]
         for board in boards(trainer):
             for number, text in enumerate(self.latest):
                 board.log_text(f"samples/{number}", verbatim(text), trainer.global_step)
+
+    def _shown(self, tokens: Int64[Tensor, " l"], maskable: Bool[Tensor, " l"]) -> str:
+        """A sequence as text: where it has a prompt, that, and on a new line its response, up to where this ends."""
+        tokenizer, prompt_length = self.data.tokenizer, int(maskable.int().argmax())
+        if not prompt_length:
+            return tokenizer.decode(tokens)
+        return f"{tokenizer.decode(tokens[:prompt_length])}\n→ {tokenizer.answer(tokens[prompt_length:])}"
 
 
 def verbatim(text: str) -> str:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 
+from mdm_lightning.training.module import MaskedDiffusion
+
 CURRENT_WEIGHTS = "current_model_state"
 
 
@@ -56,7 +58,7 @@ class ExponentialMovingAverage(Callback):
         self.updates += 1
         warm = (1 + self.updates) / (10 + self.updates) if self.warmup else 1.0
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            self.average, [p.detach() for p in model.parameters()], 1 - min(self.decay, warm)
+            self.average, [p.detach() for p in _trained(model)], 1 - min(self.decay, warm)
         )
 
     @torch.no_grad()
@@ -65,7 +67,7 @@ class ExponentialMovingAverage(Callback):
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # after a forward pass without a backward, the root still holds whole weights
-        for average, weight in zip(self.average, model.parameters(), strict=True):
+        for average, weight in zip(self.average, _trained(model), strict=True):
             kept = weight.detach().clone()
             weight.copy_(average)
             average.copy_(kept)
@@ -90,16 +92,20 @@ class ExponentialMovingAverage(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.average is None:
             return
-        checkpoint[CURRENT_WEIGHTS] = checkpoint["state_dict"]
+        assert isinstance(pl_module, MaskedDiffusion)
+        checkpoint[CURRENT_WEIGHTS] = pl_module.trained(checkpoint["state_dict"])
         with self.averaged(pl_module):
-            state = get_model_state_dict(pl_module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+            state = get_model_state_dict(
+                pl_module, options=StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+            )
             # On the CPU the state dict refers to the live weights, which are swapped back below: copy it.
             checkpoint["state_dict"] = {name: torch.as_tensor(value).clone() for name, value in state.items()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit" or CURRENT_WEIGHTS not in checkpoint:
             return
-        options = StateDictOptions(full_state_dict=True)
+        assert isinstance(pl_module, MaskedDiffusion)
+        options = StateDictOptions(full_state_dict=True, strict=pl_module.strict_loading)
         set_model_state_dict(pl_module, checkpoint["state_dict"], options=options)
         self.average = _clone(pl_module)
         # Some strategies load "state_dict" after this hook, some before it: serve both.
@@ -113,5 +119,9 @@ class ExponentialMovingAverage(Callback):
         self.updates = state_dict["updates"]
 
 
+def _trained(model: nn.Module) -> Iterator[Tensor]:
+    return (parameter for parameter in model.parameters() if parameter.requires_grad)
+
+
 def _clone(model: nn.Module) -> list[Tensor]:
-    return [p.detach().clone() for p in model.parameters()]
+    return [parameter.detach().clone() for parameter in _trained(model)]

@@ -1,5 +1,6 @@
 """The LightningModule: a denoiser, the NELBO as its loss, and what is logged of both."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -30,6 +31,7 @@ class MaskedDiffusion(lightning.LightningModule):
         optimizer: builds the optimiser from the module.
         lr_schedule: factor on the learning rate at each step.
         compile: compile the denoiser's trunk.
+        fill: gives a denoiser that was built without memory its weights, on the device, once it is sharded.
         metadata: plain containers stored in every checkpoint, so that it can be used without its run folder.
     """
 
@@ -40,13 +42,16 @@ class MaskedDiffusion(lightning.LightningModule):
         lr_schedule: LearningRateSchedule,
         *,
         compile: bool = False,
+        fill: Callable[[Denoiser, torch.device], None] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.optimizer_factory = optimizer
         self.lr_schedule = lr_schedule
+        self.fill = fill
         self.metadata = metadata or {}
+        self.strict_loading = not self.frozen()  # what is not trained is not part of a checkpoint
         self.train_nelbo = NelboMetric()
         self.train_profile = ProfileMetric()
         self.val_nelbo = NelboMetric()
@@ -54,19 +59,29 @@ class MaskedDiffusion(lightning.LightningModule):
         self.val_counts = CountProfileMetric(denoiser.length)
         self.gradient_norm = torch.zeros(())
         self.first_bad_step = torch.full((), -1, dtype=torch.int64)
+        self._configured = False
         if compile:
             self.denoiser.compile()
 
+    def frozen(self) -> set[str]:
+        """Names of the weights that are not trained."""
+        return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+
     def configure_model(self) -> None:
-        """Shards the denoiser, block by block, where the strategy asks for it."""
-        mesh = self.device_mesh
-        if mesh is None or getattr(self, "_sharded", False):
+        """Shards the denoiser, block by block, where the strategy asks for it, and gives it the weights it lacks."""
+        if self._configured:
             return
-        for block in self.denoiser.shards():
-            fully_shard(block, mesh=mesh["data_parallel"])
-        # The head is called after the trunk's forward, so what the blocks do not hold must stay whole until then.
-        fully_shard(self.denoiser, mesh=mesh["data_parallel"], reshard_after_forward=False)
-        self._sharded = True
+        self._configured = True
+        mesh = self.device_mesh
+        if mesh is not None:
+            if self.frozen():  # whose precision may be lower, which one shard cannot hold
+                self.denoiser.to(torch.float32)
+            for block in self.denoiser.shards():
+                fully_shard(block, mesh=mesh["data_parallel"])
+            # The head is called after the trunk's forward, so what the blocks do not hold must stay whole until then.
+            fully_shard(self.denoiser, mesh=mesh["data_parallel"], reshard_after_forward=False)
+        if self.fill is not None:
+            self.fill(self.denoiser, self.trainer.strategy.root_device)
 
     def training_step(self, batch: MaskedBatch, batch_idx: int) -> Tensor:
         estimate = nelbo(self.denoiser, batch)
@@ -118,3 +133,10 @@ class MaskedDiffusion(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["mdm_lightning"] = self.metadata
+        checkpoint["state_dict"] = self.trained(checkpoint["state_dict"])
+
+    def trained(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state dict without what is known already: if some weights are frozen, only those that are not."""
+        frozen = self.frozen()
+        kept = {name for name, _ in self.named_parameters()} - frozen if frozen else state.keys()
+        return {name: value for name, value in state.items() if name in kept}

@@ -121,6 +121,36 @@ def test_copies_are_equal(copy, tmp_path):
     assert tokenizer.eos_id not in other.encode("<e>")
 
 
+def test_chat_template_is_kept(tmp_path):
+    template = "{{ bos_token }}\r\n{% for m in messages %}é{% endfor %}\n"
+    without = Tokenizer(from_characters("abc"))
+    tokenizer = Tokenizer(from_characters("abc"), chat_template=template)
+    assert tokenizer.fingerprint == without.fingerprint
+    # Checkpoints from before there were templates have states without one.
+    assert set(without.state()) == {"content", "bos_token", "eos_token", "pad_token"}
+    assert Tokenizer.from_state(json.loads(json.dumps(tokenizer.state()))).chat_template == template
+    assert pickle.loads(pickle.dumps(tokenizer)).chat_template == template
+    assert pickle.loads(pickle.dumps(without)).chat_template is None
+    tokenizer.save(tmp_path)
+    assert Tokenizer.load(tmp_path).chat_template == template
+    without.save(tmp_path)
+    assert Tokenizer.load(tmp_path).chat_template is None
+
+
+def test_answers_end_where_a_turn_ends():
+    special = ["<s>", "<e>", "<p>", "<|im_start|>", "<|im_end|>", "<|eot_id|>"]
+    tokenizer = Tokenizer(from_characters("ab ", special=special), bos_token="<s>", eos_token="<e>", pad_token="<p>")
+    ids = {name: tokenizer.encode(name, special=True)[0] for name in special}
+    said, mask = tokenizer.encode("ab"), tokenizer.mask_id
+    assert tokenizer.end_ids == {ids[name] for name in ("<e>", "<p>", "<|im_end|>", "<|eot_id|>")}
+    for end in tokenizer.end_ids:
+        assert tokenizer.answer(torch.tensor([ids["<|im_start|>"], *said, mask, ids["<s>"], end, *said])) == "ab░"
+    assert tokenizer.answer(said) == "ab"
+    assert tokenizer.answer([tokenizer.eos_id]) == tokenizer.answer([]) == ""
+    with pytest.raises(UserError, match="do not fit"):
+        tokenizer.answer([mask + 1])
+
+
 def published(folder: Path, special: list[str], config: dict | None = None) -> Path:
     folder.mkdir(exist_ok=True)
     raw = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))  # pyright: ignore

@@ -1,6 +1,7 @@
 """Tiny random models of each family, written as they are published."""
 
 import json
+import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mdm_lightning.data.published_tokenizer import END_OF_TEXT
+from mdm_lightning.data.tokenizer import Tokenizer, from_characters
 from mdm_lightning.denoiser.checkpoints import read_published
 from mdm_lightning.errors import UserError
 
@@ -207,3 +210,14 @@ def refusal(path: Path, **options) -> str:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def write_with_tokenizer(published: Published, folder: Path, shards: int = 1) -> Path:
+    """As ``Published.write``, with a tokenizer of one token per character that has as many ids as the model wants."""
+    special = [END_OF_TEXT, "<|mdm_mask|>"]
+    characters = (string.ascii_lowercase + " :.0123456789")[: published.vocab_size - len(special) - 1]
+    tokenizer = Tokenizer(from_characters(characters, special=special), eos_token=END_OF_TEXT)
+    assert tokenizer.vocab_size == published.vocab_size
+    published.write(folder, shards)
+    tokenizer.save(folder)
+    return folder

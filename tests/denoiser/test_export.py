@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from mdm_lightning.data.tokenizer import Tokenizer, from_characters
 from mdm_lightning.denoiser.checkpoints import read_published
 from mdm_lightning.denoiser.dit import DiT
-from mdm_lightning.denoiser.export import write_published
+from mdm_lightning.denoiser.export import mdlm_layout, write_published
 from mdm_lightning.errors import UserError
 
 from .published import DEPTH, HEADS, HIDDEN, LENGTH, mdlm
@@ -42,7 +42,7 @@ def logits(model: DiT) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_round_trip(options, dtype, tmp_path):
     model = make(**options).to(dtype)
-    write_published(model, TOKENIZER.state(), tmp_path / "export", METRICS)
+    write_published(model, mdlm_layout(model), TOKENIZER.state(), tmp_path / "export", METRICS)
     read = read_published(tmp_path / "export", dtype=dtype, vocab_size=TOKENIZER.vocab_size)
     assert isinstance(read, DiT)
     assert torch.equal(logits(read), logits(model))
@@ -52,7 +52,7 @@ def test_round_trip(options, dtype, tmp_path):
 def test_layout(tmp_path):
     """Names and settings are those that MDLM publishes; MASK's row of the output layer is zero."""
     model, published = make(tie_weights=True), mdlm()
-    write_published(model, TOKENIZER.state(), tmp_path, METRICS)
+    write_published(model, mdlm_layout(model), TOKENIZER.state(), tmp_path, METRICS)
     weights = load_file(tmp_path / "model.safetensors")
     assert weights.keys() == published.weights.keys()
     for name, value in weights.items():
@@ -68,7 +68,8 @@ def test_layout(tmp_path):
 
 def test_tokenizer(tmp_path):
     """The folder's tokenizer is the run's, special tokens included."""
-    write_published(make(), TOKENIZER.state(), tmp_path, METRICS)
+    model = make()
+    write_published(model, mdlm_layout(model), TOKENIZER.state(), tmp_path, METRICS)
     read = Tokenizer.load(tmp_path)
     assert read.fingerprint == TOKENIZER.fingerprint
     assert (read.bos_id, read.eos_id, read.pad_id) == (TOKENIZER.bos_id, TOKENIZER.eos_id, TOKENIZER.pad_id)
@@ -76,7 +77,9 @@ def test_tokenizer(tmp_path):
 
 def test_model_card(tmp_path):
     model = make()
-    write_published(model, TOKENIZER.state(), tmp_path, METRICS, source="Trained for 10 steps on nothing.")
+    write_published(
+        model, mdlm_layout(model), TOKENIZER.state(), tmp_path, METRICS, source="Trained for 10 steps on nothing."
+    )
     card = (tmp_path / "README.md").read_text()
     assert "| validation perplexity | 23.21 |" in card
     assert "| unigram entropy (nats) | 5.25 |" in card
@@ -87,7 +90,7 @@ def test_model_card(tmp_path):
 
 def test_an_export_replaces_an_earlier_one(tmp_path):
     for seed, model in enumerate((make(), make(time_conditioning=True))):
-        write_published(model, TOKENIZER.state(), tmp_path, {"seed": seed})
+        write_published(model, mdlm_layout(model), TOKENIZER.state(), tmp_path, {"seed": seed})
     assert read_published(tmp_path).time_conditioning is True
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "README.md",
@@ -100,5 +103,6 @@ def test_an_export_replaces_an_earlier_one(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
+    model = make()
     with pytest.raises(UserError, match="cannot write to"):
-        write_published(make(), TOKENIZER.state(), tmp_path / "file" / "folder", METRICS)
+        write_published(model, mdlm_layout(model), TOKENIZER.state(), tmp_path / "file" / "folder", METRICS)

@@ -12,12 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking
 from mdm_lightning.diffusion.schedule import MaskSchedule
+from mdm_lightning.evaluation.benchmarks import LmEval
 from mdm_lightning.experiment.evaluate import build_evaluations
+from mdm_lightning.sampling.count import Expected
+from mdm_lightning.sampling.order import Confidence
 from mdm_lightning.training.optimizer import AdamW
 
 CONF = Path(__file__).parents[2] / "conf"
 # Published sizes in millions of parameters: GPT-2's trunk, two embeddings of V x width, adaLN and norms.
 SIZES = {"micro": (0.0, 0.1), "tiny": (0.3, 0.8), "small": (85, 100), "medium": (300, 350), "large": (700, 800)}
+SIZES |= {"llada": (8000, 8100), "dream": (7600, 7700)}
 
 
 def configure(*overrides: str, name: str = "train") -> DictConfig:
@@ -29,11 +33,12 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", [name for name in choices("model") if name != "dit"])
+@pytest.mark.parametrize("name", [name for name in choices("model") if name not in ("dit", "llama")])
 def test_models(name):
     config = configure(f"model={name}")
     with torch.device("meta"):
         denoiser = instantiate(config.model, vocab_size=100)
+    assert denoiser.forward_flops(16)[0] > 0
     millions = sum(p.numel() for p in denoiser.parameters()) / 1e6
     least, most = SIZES[name]
     assert least < millions < most
@@ -89,7 +94,11 @@ def test_trainers(name):
     assert isinstance(instantiate(config.trainer, logger=False, enable_progress_bar=False), Trainer)
 
 
-@pytest.mark.parametrize("name", [name for name in choices("experiment") if name != "toy"])
+OF_TRAINING = [name for name in choices("experiment") if name != "toy" and not name.startswith("paper")]
+PAPERS = [name for name in choices("experiment") if name.startswith("paper_")]
+
+
+@pytest.mark.parametrize("name", OF_TRAINING)
 def test_experiments(name):
     assert instantiate(configure(f"experiment={name}").lr_schedule)(0) > 0
 
@@ -111,7 +120,37 @@ def test_the_toy_experiment(command):
 
 
 @MEASURING
-@pytest.mark.parametrize("name", choices("evaluation"))
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_benchmarks(command, name):
+    """What FIELD says of them: low-confidence order, and generation lengths with step budgets up to them."""
+    config = configure(f"experiment={name}", name=command)
+    (evaluation,) = build_evaluations(config.evaluation).values()
+    assert isinstance(evaluation, LmEval)
+    long_names = {"math": "hendrycks_math", "minerva": "minerva_math"}
+    short = name.removeprefix("paper_")
+    assert evaluation.tasks == [long_names.get(short, short)]
+    assert evaluation.generation_length == (128 if name in ("paper_bbh", "paper_gsm8k") else 256)
+    assert not evaluation.allow_code_execution
+    assert isinstance(evaluation.sampler.order, Confidence)
+    assert isinstance(evaluation.sampler.count, Expected)
+    assert evaluation.sampler.tokens.temperature == 0
+    assert config.trainer.precision == "bf16-true"
+    steps = [8, 16, 32, 64, 128, 256]
+    assert config.sweep.steps == steps[: steps.index(evaluation.generation_length) + 1]
+    assert list(config.sweep.alpha) == list(config.sweep.beta) == [i / 10 for i in range(1, 11)]
+    assert 50 <= config.sweep.limit <= 150
+
+
+@pytest.mark.parametrize("name", choices("adapter"))
+def test_adapters(name):
+    config = configure("model=llada", f"adapter={name}")
+    assert instantiate(config.adapter).freezes == (name == "lora")
+    assert config.optimizer.lr == (2e-4 if name == "lora" else 2e-5)
+    assert config.trainer.precision == "bf16-mixed"
+
+
+@MEASURING
+@pytest.mark.parametrize("name", [name for name in choices("evaluation") if name != "none"])
 def test_evaluations(command, name):
     built = build_evaluations(configure(f"evaluation={name}", name=command).evaluation)
     assert list(built) == [name]
@@ -163,7 +202,7 @@ def test_what_evaluate_and_sweep_share_is_equal():
     evaluate, sweep = (OmegaConf.to_container(configure(name=name)) for name in ("evaluate", "sweep"))
     assert isinstance(evaluate, dict)
     assert isinstance(sweep, dict)
-    for key in evaluate.keys() - {"evaluation", "schedule", "run_dir"}:
+    for key in evaluate.keys() - {"evaluation", "schedule", "run_dir", "export"}:
         assert evaluate[key] == sweep[key], key
 
 

@@ -41,7 +41,7 @@ def test_local_paths_come_first(tmp_path, monkeypatch):
 def test_only_what_is_needed_is_fetched(tmp_path, monkeypatch):
     folder = llada().write(tmp_path / "model", shards=2)
     online = Hub(monkeypatch, folder, None, reachable=True)
-    assert read_published(find_published("GSAI-ML/LLaDA-8B-Base", "main")).vocab_size == 40
+    assert read_published(find_published("GSAI-ML/LLaDA-8B-Base@main")).vocab_size == 40
     ((name, revision, patterns),) = online.fetched
     assert (name, revision) == ("GSAI-ML/LLaDA-8B-Base", "main")
     names = ["config.json", "model-00001-of-00006.safetensors", "model.safetensors.index.json", "tokenizer.json"]

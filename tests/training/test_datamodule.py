@@ -45,7 +45,7 @@ def take(loader, count):
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return a.padding is b.padding is None and all(torch.equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True))
 
 
 def test_two_ranks_share_what_one_process_reads(data):

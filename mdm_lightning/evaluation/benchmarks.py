@@ -1,0 +1,218 @@
+"""Benchmarks of lm-eval: scores of every instance, so that schedules can be compared pair by pair."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.base import Row, Subject, batches, check_numbers
+from mdm_lightning.evaluation.conditional_likelihood import ConditionalLikelihood
+from mdm_lightning.evaluation.description import describe_sampler
+from mdm_lightning.evaluation.programs import Outcome, ProgramRunner, allowing
+from mdm_lightning.sampling.sampler import Sampler
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
+    from mdm_lightning.evaluation.harness import Tally
+
+log = logging.getLogger(__name__)
+
+FEWSHOT_SEED = 1234  # lm-eval's own, so that prompts have the same examples
+
+Sample = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LmEval:
+    """Tasks of lm-eval (Gao et al., 2024), or of one's own in its format.
+
+    With a ``limit``, instances are drawn at random from all of a task or group, the same for every sampler; the next
+    ones for ``subject.first`` > 0.
+
+    Args:
+        sampler: how answers are generated.
+        tasks: names of tasks and groups.
+        limit: instances of each task or group; None for all.
+        num_fewshot: examples in each prompt; None for what the task says.
+        generation_length: positions to generate; None for what the task says.
+        draws: most random masks per likelihood.
+        chat: put prompts into the tokenizer's chat template, few-shot examples as turns.
+        system: what the chat's system message says.
+        add_bos: begin prompts with the tokenizer's BOS.
+        folders: with YAML files of one's own tasks.
+        files: local data by the name of a task or group.
+        allow_code_execution: confirms that generated programs may be run.
+        program_seconds: time limit of each.
+        batch_size: sequences per batch.
+        show: instances to print, with prompt and answer.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    sampler: Sampler
+    tasks: Sequence[str]
+    limit: int | None = None
+    num_fewshot: int | None = None
+    generation_length: int | None = None
+    draws: int = 128
+    chat: bool = False
+    system: str | None = None
+    add_bos: bool = False
+    folders: Sequence[str] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    allow_code_execution: bool = False
+    program_seconds: float = 10.0
+    batch_size: int = 64
+    show: int = 1
+
+    def __post_init__(self) -> None:
+        check_numbers(self, limit=1, num_fewshot=0, generation_length=1, draws=1, batch_size=1, show=0)
+
+    def __call__(self, subject: Subject) -> Iterator[Row]:
+        """Raises:
+        UserError: lm-eval is not installed, or a task cannot be run.
+        """
+        if not self.tasks:
+            raise UserError("evaluation=lm_eval needs evaluation.tasks=[...], such as [gsm8k] or [humaneval]")
+        tasks = self._load(subject)
+        from mdm_lightning.evaluation.harness_rows import score_rows, tally_rows
+
+        chosen = {name: _choose(parts, self.limit, subject, name) for name, parts in tasks.items()}
+        for name, parts in tasks.items():
+            results, tally = self._run(subject, parts, chosen[name])
+            settings = {"task": name, **self._settings(parts)}
+            yield from score_rows(parts, results, settings)
+            yield from tally_rows(tally, settings)
+            self._write(subject, name, results)
+
+    def _load(self, subject: Subject) -> "dict[str, list[Task]]":
+        try:
+            from mdm_lightning.evaluation.harness_catalogue import Catalogue
+        except ImportError as error:
+            raise UserError('evaluation=lm_eval needs lm-eval: pip install "mdm-lightning[lm-eval]"') from error
+        catalogue = Catalogue(self.folders, self.files, self.num_fewshot, self.allow_code_execution)
+        key = json.dumps([self.tasks, self.folders, self.files, self.num_fewshot], default=list)
+        return subject.once(("lm-eval", key), lambda: catalogue.load(self.tasks))
+
+    def _run(
+        self, subject: Subject, tasks: "Sequence[Task]", chosen: Mapping[str, list[int]]
+    ) -> "tuple[dict[str, list[Sample]], Tally]":
+        """The samples of each task, and what its requests came to."""
+        from lm_eval.evaluator import evaluate
+
+        from mdm_lightning.evaluation.harness import MaskedDiffusionLM
+
+        used = {task.task_name: task for task in tasks if chosen[task.task_name]}
+        for task in used.values():
+            task.set_fewshot_seed(FEWSHOT_SEED)  # again: earlier runs have drawn from its generator
+        model = MaskedDiffusionLM(
+            subject,
+            self.sampler,
+            ConditionalLikelihood(self.draws, self.batch_size),
+            generation_length=self.generation_length,
+            batch_size=self.batch_size,
+            chat=self.chat,
+            add_bos=self.add_bos,
+            greedy_tasks={name for name, task in used.items() if _wants_greedy(task)},
+        )
+        runner = allowing(partial(_run_programs, subject, self._program_runner()))
+        with _quietly(), runner if self.allow_code_execution else nullcontext():
+            found = evaluate(
+                model,
+                {"tasks": used},
+                samples={name: chosen[name] for name in used},
+                bootstrap_iters=0,
+                system_instruction=self.system,
+                apply_chat_template=self.chat,
+                fewshot_as_multiturn=self.chat,
+                confirm_run_unsafe_code=self.allow_code_execution,
+            )
+        samples: Any = found and found.get("samples")
+        return samples, model.tally
+
+    def _settings(self, tasks: "Sequence[Task]") -> dict[str, str | int | float]:
+        settings: dict[str, str | int | float] = {"fewshot": max(task.config.num_fewshot for task in tasks)}
+        if any(task.OUTPUT_TYPE == "generate_until" for task in tasks):
+            settings |= {
+                "generation_length": self.generation_length or "the task's",
+                **describe_sampler(self.sampler),
+            }
+        if any(task.OUTPUT_TYPE != "generate_until" for task in tasks):
+            settings["estimator"] = f"count-based bound, up to {self.draws} masks"
+        if self.chat:
+            settings["chat"] = "template"
+        if any(getattr(task, "UNSAFE_CODE", False) for task in tasks):
+            settings["programs_apart_by"] = str(self._program_runner().isolation)
+        return settings
+
+    def _program_runner(self) -> ProgramRunner:
+        """As many programs at a time as there are cores, over all processes of this machine."""
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return ProgramRunner(self.program_seconds, workers=max(1, (os.cpu_count() or 1) // ranks))
+
+    def _write(self, subject: Subject, name: str, results: Mapping[str, Sequence[Sample]]) -> None:
+        """Every prompt, answer and score, as JSON lines, and a few of them to read."""
+        samples = [{"task": task, **sample} for task, part in results.items() for sample in part]
+        lines = "".join(json.dumps(sample, default=str, ensure_ascii=False) + "\n" for sample in samples)
+        subject.outputs.file(f"lm_eval_{name.replace('/', '_')}.jsonl", lines)
+        for number, sample in enumerate(samples[: self.show]):
+            prompt, answers = sample["arguments"][0][0], [answer for answers in sample["resps"] for answer in answers]
+            scores = ", ".join(f"{metric}: {sample[metric]}" for metric in sample["metrics"])
+            subject.outputs.text(f"{name}/{number}", f"{prompt}\n→ {answers[0]}\n{scores}")
+
+
+def _choose(tasks: "Sequence[Task]", limit: int | None, subject: Subject, name: str) -> dict[str, list[int]]:
+    """Indices of the instances to use, by task: a random sample, without repetition, over all tasks of a name.
+
+    Raises:
+        UserError: there are none left.
+    """
+    sizes = [len(task.eval_docs) for task in tasks]
+    total = sum(sizes)
+    if subject.first >= total:
+        raise UserError(f"the task {name} has {total} instances, none from {subject.first} on")
+    order = np.random.default_rng(subject.seed).permutation(total)[subject.first :][:limit]
+    ends = np.cumsum(sizes)
+    chosen: dict[str, list[int]] = {task.task_name: [] for task in tasks}
+    for number in sorted(order.tolist()):
+        part = int(np.searchsorted(ends, number, side="right"))
+        chosen[tasks[part].task_name].append(number - int(ends[part] - sizes[part]))
+    return chosen
+
+
+def _wants_greedy(task: "Task") -> bool:
+    metrics = task.config.metric_list or []
+    return task.OUTPUT_TYPE == "loglikelihood" or any(metric.get("metric") == "exact_match" for metric in metrics)
+
+
+def _run_programs(subject: Subject, runner: ProgramRunner, programs: Sequence[str]) -> list[Outcome]:
+    """Shares programs out among the processes."""
+    if not any(runner.isolation):
+        log.warning("generated programs run within limits, but apart from nothing: this system does not allow more")
+    units = [programs[unit.start : unit.stop] for unit in batches(len(programs), 4 * (runner.workers or 1))]
+    return [outcome for part in subject.processes.map(runner.run_all, units, "running programs") for outcome in part]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without lm-eval's own progress bars and announcements."""
+    from lm_eval.api import task as module
+
+    logger, bar = logging.getLogger("lm_eval"), module.tqdm
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    module.tqdm = lambda documents, **options: documents
+    try:
+        yield
+    finally:
+        module.tqdm = bar
+        logger.setLevel(level)

@@ -1,0 +1,72 @@
+"""Completing prompts of different lengths, in batches that are shared out among processes."""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from mdm_lightning.evaluation.base import Subject, batches
+from mdm_lightning.sampling.noise import SequenceNoise
+from mdm_lightning.sampling.sampler import Sampler
+
+
+class Prompt(NamedTuple):
+    """What is to be completed."""
+
+    tokens: Sequence[int]
+    length: int
+    """Positions to generate."""
+    key: int
+    """Index of its noise (SequenceNoise)."""
+
+
+class Completion(NamedTuple):
+    """What was generated after a prompt, and what that cost."""
+
+    tokens: list[int]
+    nfe: int
+    """Network evaluations that the sequence took part in."""
+    seconds: float
+    """Its share of the time that its batch took."""
+
+
+def complete(
+    subject: Subject, sampler: Sampler, prompts: Sequence[Prompt], batch_size: int, *, steps: int | None = None
+) -> list[Completion]:
+    """Completes every prompt; every process receives all completions, in the order of the prompts.
+
+    Prompts of similar length share a batch. Shorter ones are padded on the right, so that a position, and with it its
+    noise, does not depend on what else is in the batch.
+
+    Args:
+        steps: step budget, where it is not the sampler's own.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].tokens) + prompts[i].length, prompts[i].length))
+    units = [[prompts[order[place]] for place in unit] for unit in batches(len(order), batch_size)]
+
+    def fill(unit: Sequence[Prompt]) -> list[Completion]:
+        longest = max(len(prompt.tokens) + prompt.length for prompt in unit)
+        canvas = torch.full((len(unit), longest), subject.denoiser.mask_id)
+        padding = torch.ones_like(canvas, dtype=torch.bool)
+        for row, (tokens, length, _) in enumerate(unit):
+            canvas[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+            padding[row, : len(tokens) + length] = False
+        started = time.perf_counter()
+        samples = sampler(
+            subject.denoiser,
+            canvas.to(subject.device),
+            SequenceNoise(subject.seed, [prompt.key for prompt in unit]),
+            steps=steps,
+            padding=padding.to(subject.device) if padding.any() else None,
+        )
+        filled = samples.tokens.tolist()  # waits for the device, so the time is that of the work
+        seconds = (time.perf_counter() - started) / len(unit)
+        return [
+            Completion(row[len(prompt.tokens) : len(prompt.tokens) + prompt.length], nfe, seconds)
+            for row, prompt, nfe in zip(filled, unit, samples.sequence_nfe.tolist(), strict=True)
+        ]
+
+    completed = [c for part in subject.processes.map(fill, units, "sampling") for c in part]
+    in_order = dict(zip(order, completed, strict=True))
+    return [in_order[i] for i in range(len(prompts))]

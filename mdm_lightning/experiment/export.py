@@ -1,0 +1,59 @@
+"""`python evaluate.py ckpt=... export=FOLDER`: the model in a published format, with what was just measured."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra.utils import get_class
+
+from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.denoiser.dit import DiT
+from mdm_lightning.denoiser.export import Layout, mdlm_layout, write_published
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.base import Row, Subject
+from mdm_lightning.experiment.origin import Origin
+from mdm_lightning.experiment.published import Published
+from mdm_lightning.experiment.runs import Run
+from mdm_lightning.experiment.start import open_base
+
+
+def choose_layout(denoiser: Denoiser, origin: Origin) -> Layout:
+    """The format to publish in: MDLM's for a DiT, and for what began as a published model that model's own.
+
+    Raises:
+        UserError: neither.
+    """
+    if isinstance(denoiser, DiT):
+        return mdlm_layout(denoiser)
+    published = origin if isinstance(origin, Published) else None
+    if isinstance(origin, Run) and origin.base is not None:
+        published = open_base(origin.base)
+    if published is None:
+        raise UserError(
+            f"export= writes DiTs, and models that began as a published one: {type(denoiser).__name__} is neither"
+        )
+    return Layout(published.model.family, published.model.weights.config)
+
+
+def export(subject: Subject, layout: Layout, origin: Origin, rows: Mapping[str, Sequence[Row]], folder: Path) -> None:
+    """Writes the folder.
+
+    Args:
+        rows: by evaluation; the first of each metric that says how good the model is goes into the model card.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    metrics: dict[str, float] = {}
+    for evaluation, measured in rows.items():
+        for row in measured:
+            if row.better is not None and math.isfinite(row.value):
+                metrics.setdefault(f"{evaluation}: {row.metric}", row.value)
+    source = "Trained with mdm-lightning."
+    if isinstance(origin, Run):
+        data = origin.config["data"]
+        name = data.get("name") or get_class(data["_target_"]).name
+        source = f"Trained with mdm-lightning for {origin.step:,} steps on {name}."
+        if origin.base is not None:
+            source += f" It began as {Path(origin.base['origin']).name}."
+    write_published(subject.denoiser, layout, subject.tokenizer.state(), folder, metrics, source)

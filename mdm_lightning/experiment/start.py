@@ -1,0 +1,191 @@
+"""What training starts from: random weights, a run to go on with, or a published model to fine-tune."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from mdm_lightning.data.tokenizer import Tokenizer
+from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.denoiser.lora import Adapter, adapter_start, own_weights
+from mdm_lightning.diffusion.masking import seeded_generator
+from mdm_lightning.errors import UserError
+from mdm_lightning.experiment.published import Published, names_published, open_published
+from mdm_lightning.experiment.runs import CHECKPOINTS, LAST, RUNS, Run, describe, find_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training run starts from.
+
+    Attributes:
+        resumed: the run to go on with.
+        published: the model whose weights are to be read: to fine-tune it, or since a resumed run holds adapters only.
+    """
+
+    resumed: Run | None = None
+    published: Published | None = None
+
+    @property
+    def base(self) -> Mapping[str, str] | None:
+        """What checkpoints note of the published model that the run began with."""
+        if self.resumed is not None:
+            return self.resumed.base
+        return None if self.published is None else self.published.identity
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that comes with a published model; None where ``tokenizer=`` chooses."""
+        if self.published is not None:
+            return self.published.tokenizer
+        return None if self.base is None or self.resumed is None else Tokenizer.from_state(self.resumed.tokenizer_state)
+
+    @property
+    def sizes(self) -> Mapping[str, Any]:
+        """Those settings of ``model=`` that a published model decides; empty without one."""
+        if self.resumed is not None:
+            return {} if self.base is None else self.resumed.config["model"]
+        if self.published is None:
+            return {}
+        kind = self.published.model.family.denoiser
+        return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **self.published.arguments}
+
+
+def find_start(ckpt: str | None, output: Path, tokenizer: DictConfig) -> Start:
+    """What ``ckpt=`` says to start from.
+
+    With ``auto``, or a published model, a run that has begun in the output folder goes on.
+
+    Raises:
+        UserError: there is no such checkpoint, or it cannot be read.
+    """
+    if ckpt is None:
+        return Start()
+    published, begun = names_published(ckpt), output / CHECKPOINTS / LAST
+    if (published or ckpt == "auto") and begun.is_file():
+        return _resumed(begun)
+    if published:
+        return Start(published=open_published(ckpt, tokenizer))
+    return Start() if ckpt == "auto" else _resumed(find_checkpoint(ckpt, RUNS))
+
+
+def _resumed(path: Path) -> Start:
+    run = describe(path)
+    return Start(run, open_base(run.base) if run.base is not None and run_adapter(run).freezes else None)
+
+
+def run_adapter(run: Run) -> Adapter:
+    """What a run trains of its denoiser."""
+    return instantiate(run.config.get("adapter") or {"_target_": "mdm_lightning.denoiser.lora.AllWeights"})
+
+
+def open_base(base: Mapping[str, str]) -> Published:
+    """The published model that a run began with.
+
+    Raises:
+        UserError: it cannot be had any more, or its weights are others by now.
+    """
+    published = open_published(base["origin"])
+    if published.fingerprint != base["fingerprint"]:
+        raise UserError(f"{base['origin']} has other weights than when the run began: restore them")
+    return published
+
+
+def continue_in_place(arguments: list[str]) -> list[str]:
+    """Command-line arguments, extended so that ``ckpt=last`` or a run's last checkpoint goes on in its own folder.
+
+    Hydra must know the output folder before it reads the configuration. Another checkpoint than the last (the best,
+    say) starts a new folder: what came after it is not overwritten.
+    """
+    values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    ckpt = values.get("ckpt", "").strip("'\"")
+    multirun = {"-m", "--multirun"} & set(arguments)
+    if ckpt in ("", "null", "auto") or "run_dir" in values or "hydra.run.dir" in values or multirun:
+        return arguments
+    if names_published(ckpt):
+        return arguments
+    path = find_checkpoint(ckpt, RUNS).resolve()
+    rest = [argument for argument in arguments if not argument.startswith("ckpt=")]
+    place = [f"run_dir='{path.parent.parent}'"] if path.name == LAST and path.parent.name == CHECKPOINTS else []
+    return [*rest, f"ckpt='{path}'", *place]
+
+
+def adopt_sizes(config: DictConfig, start: Start, overrides: list[str]) -> None:
+    """Gives ``model`` of the configuration the sizes of the published model, but for a shorter ``length``.
+
+    Args:
+        overrides: of the command line, which may not ask for other sizes.
+
+    Raises:
+        UserError: ``model=`` is of another architecture, or asks for what the published model has not.
+    """
+    model, sizes = config.model, dict(start.sizes)
+    if not sizes:
+        return
+    target = sizes.pop("_target_")
+    if get_class(model._target_) is not get_class(target):
+        size = "" if start.published is None else f": choose model={start.published.model.family.size}"
+        raise UserError(
+            f"ckpt={config.ckpt} is a {target.rpartition('.')[2]}, but model= chose a "
+            f"{model._target_.rpartition('.')[2]}{size}"
+        )
+    sizes["length"] = min(model.length, sizes["length"])
+    for name, value in sizes.items():
+        asked = any(override.lstrip("+").startswith(f"model.{name}=") for override in overrides)
+        if asked and model.get(name) != value:
+            raise UserError(f"model.{name}={model.get(name)}, but ckpt={config.ckpt} has {value}: leave it out")
+    with open_dict(model):
+        model.update({name: value for name, value in sizes.items() if name != "vocab_size"})
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """Gives a denoiser without memory its memory, published weights, and first values for an adapter's.
+
+    Args:
+        published: where the weights are.
+        seed: of the adapter's first values, which are the same however many processes there are.
+    """
+
+    published: Published
+    seed: int
+
+    @torch.no_grad()
+    def __call__(self, denoiser: Denoiser, device: torch.device) -> None:
+        """Fills the denoiser, whole or this process's shards of it, on its device.
+
+        Raises:
+            UserError: the weights are damaged.
+        """
+        denoiser.to_empty(device=device)
+        arguments = self.published.arguments
+        self.published.model.fill(own_weights(denoiser), arguments, _place)
+        state = denoiser.state_dict()
+        for name, value in adapter_start(denoiser, seeded_generator(self.seed)).items():
+            _place(state[name], value)
+
+
+def _place(target: Tensor, value: Tensor) -> None:
+    """Copies a whole tensor into one that may be sharded; then all processes must take part."""
+    if isinstance(target, DTensor):
+        local = value.to(target.device, target.dtype)
+        value = distribute_tensor(local.contiguous(), target.device_mesh, target.placements)
+    target.copy_(value)
+
+
+def build_published(published: Published, model: DictConfig, adapter: Adapter, dtype: torch.dtype) -> Denoiser:
+    """A denoiser without memory for published weights, with the settings of ``model`` that do not change its sizes."""
+    settings: Any = OmegaConf.to_container(model, resolve=True)
+    del settings["_target_"]
+    denoiser = published.model.build({**published.arguments, **settings}, dtype)
+    adapter.inject(denoiser)
+    return denoiser
