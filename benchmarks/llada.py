@@ -33,7 +33,7 @@ TASKS = {
     "bbh": (900, 128),
 }
 
-# Peak of dense bfloat16 products, FLOP/s, from the makers' data sheets; and what of it large products are assumed to reach.
+# Peak of dense bfloat16 products, FLOP/s, from the makers' data sheets; what of it large products are assumed to reach.
 GPUS = {"A100": 312e12, "H200": 989e12}
 ASSUMED = 0.6
 

@@ -70,7 +70,7 @@ class PreparedData:
     Attributes:
         length: positions per sequence, l.
         bytes_per_position: UTF-8 bytes of validation text per maskable position, so that bits per byte =
-            nats per position / ln 2 / this; None for tasks.
+            nats per position / ln 2 / this; None for tasks, and for prompts with responses.
         fingerprint: equal exactly where the source, the tokenizer and the packing are.
         task: the checker of a synthetic task; None for text.
     """
@@ -91,10 +91,12 @@ class Source(ABC):
     Attributes:
         name: what `data=` calls it.
         length: positions per sequence, l.
+        prompted: sequences begin with a prompt that is given, so that a sample is a response to one.
     """
 
     name: str
     length: int
+    prompted: bool = False
 
     @abstractmethod
     def prepare(self, tokenizer: TokenizerSpec | None, cache: Path) -> PreparedData:

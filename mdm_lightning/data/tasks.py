@@ -60,6 +60,7 @@ class TaskSource(Source):
     """
 
     alphabet: str
+    prompted = True
 
     def __init__(self, *, prompt_length: int, response_length: int, train: int, validation: int, seed: int) -> None:
         if train < 1 or validation < 1:

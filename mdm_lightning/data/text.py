@@ -148,6 +148,7 @@ class Files(TextSource):
         if prompt_field and response_field:
             if wrap:
                 raise UserError("data.wrap=true is for text; prompts with responses bring their own EOS: leave it out")
+            self.prompted = True
             self.pairs = PairSource(
                 self.name, length, path, prompt_field, response_field, chat, validation_path, validation_fraction
             )

@@ -83,6 +83,7 @@ class Subject:
         length: positions per sequence, l.
         prepare: finds the data, or builds them, when an evaluation first asks for them.
         task: the rule that checks responses; None for text.
+        prompted: the data's sequences begin with prompts.
         law: of the data, where it is small enough to enumerate.
         fingerprint: of the checkpoint's contents.
         device: where the denoiser is.
@@ -97,6 +98,7 @@ class Subject:
     length: int
     prepare: Callable[[], PreparedData]
     task: Task | None = None
+    prompted: bool = False
     law: Law | None = None
     fingerprint: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

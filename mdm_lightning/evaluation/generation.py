@@ -51,10 +51,12 @@ class Generation:
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:
-        NotApplicable: the data are a task.
+        NotApplicable: the data are prompts with responses.
         """
-        if subject.task is not None:
-            raise NotApplicable("evaluation=generation is for text; for tasks choose evaluation=task")
+        if subject.prompted:
+            raise NotApplicable(
+                "evaluation=generation is for text; for tasks choose evaluation=task, for prompts evaluation=samples"
+            )
         generated = generate(subject, self.sampler, self.sequences or SEQUENCES, self.batch_size)
         for number, row in enumerate(generated.tokens[: self.show]):
             subject.outputs.text(f"generation/{number}", subject.tokenizer.decode(row))

@@ -41,10 +41,12 @@ class PythonParses:
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:
-        NotApplicable: the data are a task.
+        NotApplicable: the data are prompts with responses.
         """
-        if subject.task is not None:
-            raise NotApplicable("evaluation=python is for source code; for tasks choose evaluation=task")
+        if subject.prompted:
+            raise NotApplicable(
+                "evaluation=python is for source code; for tasks choose evaluation=task, for prompts evaluation=samples"
+            )
         generated = generate(subject, self.sampler, self.sequences or SEQUENCES, self.batch_size)
         yield self._share(subject, generated.tokens, {"text": "generated", **describe_sampler(self.sampler)})
         validation = subject.data.validation

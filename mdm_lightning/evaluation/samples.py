@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdm_lightning.data.chat import render_chat
 from mdm_lightning.data.tokenizer import Tokenizer
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row, Subject, check_numbers
@@ -14,16 +15,18 @@ from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.generate import generate
 from mdm_lightning.evaluation.task import prompts
 from mdm_lightning.evaluation.trajectory import trajectory_page
+from mdm_lightning.evaluation.transcript import transcript
 from mdm_lightning.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Completes masked sequences and shows them. For tasks without a prompt of one's own: validation problems.
+    """Completes masked sequences and shows them; without a prompt of one's own, those of data that have prompts.
 
     Args:
         sampler: how text is generated.
         prompt, suffix: text at the beginning and the end of every sequence.
+        chat: the prompt is what a user says, and the tokenizer's chat template goes around it.
         length: positions per sequence, prompt and suffix included; None for the length of the data.
         sequences: how many.
         batch_size: sequences per batch.
@@ -36,6 +39,7 @@ class Samples:
     sampler: Sampler
     prompt: str | None = None
     suffix: str | None = None
+    chat: bool = False
     length: int | None = None
     sequences: int = 4
     batch_size: int = 64
@@ -46,20 +50,25 @@ class Samples:
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:
-        UserError: prompt and suffix leave no room or cannot be spelled, or the length is beyond the model's.
+        UserError: prompt and suffix leave no room or cannot be spelled, the length is beyond the model's, or there is
+            no chat template.
         """
         own_text = self.prompt is not None or self.suffix is not None
-        if subject.task is not None and not own_text:
+        if subject.prompted and not own_text:
             size = subject.validation_size(self.sequences)
             generated = generate(subject, self.sampler, size, self.batch_size, lambda unit: prompts(subject, unit))
+            first = range(subject.first, subject.first + size)
+            lengths = subject.data.validation.__getitems__(first)["maskable"].int().argmax(1).tolist()
         else:
             canvas = self._canvas(subject)
+            length = int((canvas[0] == subject.tokenizer.mask_id).int().argmax()) if self.chat else 0
+            lengths = [length] * self.sequences
             generated = generate(
                 subject, self.sampler, self.sequences, self.batch_size, lambda unit: canvas.expand(len(unit), -1)
             )
         tokenizer, settings = subject.tokenizer, describe_sampler(self.sampler)
-        for number, row in enumerate(generated.tokens):
-            subject.outputs.text(f"samples/{number}", tokenizer.decode(row))
+        for number, (row, length) in enumerate(zip(generated.tokens, lengths, strict=True)):
+            subject.outputs.text(f"samples/{number}", transcript(tokenizer, row, length))
         if self.trajectory:
             pieces = [
                 [tokenizer.decode([token], skip_special=False) for token in row.tolist()] for row in generated.tokens
@@ -75,6 +84,9 @@ class Samples:
         if length > subject.denoiser.length:
             raise UserError(f"evaluation.samples.length={length} is beyond the model's {subject.denoiser.length}")
         prompt, suffix = (self._encode(subject.tokenizer, text or "") for text in (self.prompt, self.suffix))
+        if self.chat:
+            chat = render_chat(subject.tokenizer, [{"role": "user", "content": self.prompt or ""}])
+            prompt = subject.tokenizer.encode(chat, special=True)
         gap = length - len(prompt) - len(suffix)
         if gap < 1:
             raise UserError(

@@ -100,6 +100,7 @@ def checkpoint_subject(
         length=length,
         prepare=prepare,
         task=source if isinstance(source, TaskSource) else None,
+        prompted=source is not None and source.prompted,
         law=source.law if isinstance(source, LawSource) else None,
         fingerprint=origin.fingerprint,
         device=device,

@@ -4,16 +4,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtyping import Bool, Int64
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
-from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 from mdm_lightning.data.source import PreparedData
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.evaluation.figures import profile_figure, schedule_figure
+from mdm_lightning.evaluation.transcript import transcript
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.training.module import MaskedDiffusion
@@ -147,17 +146,12 @@ class GeneratedText(Callback):
         noise = SequenceNoise(self.seed, range(self.sequences))
         with trainer.precision_plugin.forward_context():
             samples = self.sampler(pl_module.denoiser, canvas.to(pl_module.device), noise)
-        self.latest = [self._shown(*row) for row in zip(samples.tokens.cpu(), batch["maskable"], strict=True)]
+        lengths = batch["maskable"].int().argmax(1).tolist()
+        rows = zip(samples.tokens.cpu(), lengths, strict=True)
+        self.latest = [transcript(self.data.tokenizer, tokens, length) for tokens, length in rows]
         for board in boards(trainer):
             for number, text in enumerate(self.latest):
                 board.log_text(f"samples/{number}", verbatim(text), trainer.global_step)
-
-    def _shown(self, tokens: Int64[Tensor, " l"], maskable: Bool[Tensor, " l"]) -> str:
-        """A sequence as text: where it has a prompt, that, and on a new line its response, up to where this ends."""
-        tokenizer, prompt_length = self.data.tokenizer, int(maskable.int().argmax())
-        if not prompt_length:
-            return tokenizer.decode(tokens)
-        return f"{tokenizer.decode(tokens[:prompt_length])}\n→ {tokenizer.answer(tokens[prompt_length:])}"
 
 
 def verbatim(text: str) -> str:

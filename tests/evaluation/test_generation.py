@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
-from mdm_lightning.data.source import Verdict
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, TabulatedSchedule
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
 from mdm_lightning.evaluation.description import describe, describe_sampler
@@ -134,15 +133,9 @@ def test_texts_are_shown(subject):
 
 
 def test_only_for_text(subject):
-    class Any:
-        prompt_length = 1
-
-        def check(self, tokens) -> Verdict:
-            return Verdict(True, True)
-
     for evaluation in (Generation(ONE_AT_A_TIME, NgramJudge()), PythonParses(ONE_AT_A_TIME)):
         with pytest.raises(NotApplicable, match="evaluation=task"):
-            next(iter(evaluation(replace(subject, task=Any()))))
+            next(iter(evaluation(replace(subject, prompted=True))))
 
 
 @pytest.mark.parametrize("options", [{"sequences": 0}, {"batch_size": 0}, {"show": -1}])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mdm_lightning.data.tokenizer import Tokenizer
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.samples import Samples
 
@@ -52,8 +53,21 @@ def test_prompt_and_suffix_are_kept(prompt, suffix, possible):
 
 def test_a_task_shows_its_problems_or_the_users_own():
     subject = task_subject({"aaa": 1.0, "bbb": 1.0}, 10)
-    assert shown(subject, sequences=3) == ["aaa", "bbb", "aaa"]
+    assert shown(subject, sequences=3) == ["a\n→ aa", "b\n→ bb", "a\n→ aa"]
     assert shown(subject, sequences=2, prompt="b") == ["bbb", "bbb"]
+
+
+CHAT = "{% for message in messages %}[{{ message['content'] }}]{% endfor %}{% if add_generation_prompt %}a{% endif %}"
+
+
+def test_a_chat_shows_what_was_said_and_the_answer():
+    """The template's text is given; the answer is what the law has after it."""
+    law = ["[b]acde<", "[b]aced<", "[d]acde<"]
+    subject = text_subject(law, law)
+    state = subject.tokenizer.state() | {"chat_template": CHAT}
+    subject.tokenizer = Tokenizer.from_state(state)
+    texts = shown(subject, prompt="b", chat=True, sequences=20)
+    assert set(texts) == {"[b]a\n→ cde<", "[b]a\n→ ced<"}
 
 
 @pytest.mark.parametrize(

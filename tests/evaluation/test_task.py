@@ -44,7 +44,7 @@ def task_subject(law: dict[str, float], problems: int = 600) -> Subject:
     denoiser = ExactDenoiser(tokenizer.encode_batch(list(law)), list(law.values()), tokenizer.vocab_size)
     data = dataclasses.replace(subject.data, validation=Problems(subject.data.validation.stream.reshape(-1, 3)))
     spell = {tokenizer.encode(c)[0]: c for c in "".join(law)}
-    return dataclasses.replace(subject, denoiser=denoiser, prepare=lambda: data, task=Doubling(spell))
+    return dataclasses.replace(subject, denoiser=denoiser, prepare=lambda: data, task=Doubling(spell), prompted=True)
 
 
 def measure(subject: Subject, **options: int) -> dict[str, Row]:
