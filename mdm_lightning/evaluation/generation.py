@@ -55,7 +55,7 @@ class Generation:
         """
         if subject.prompted:
             raise NotApplicable(
-                "evaluation=generation is for text; for tasks choose evaluation=task, for prompts evaluation=samples"
+                "evaluation=generation is for text; for tasks choose evaluation=task or samples"
             )
         generated = generate(subject, self.sampler, self.sequences or SEQUENCES, self.batch_size)
         for number, row in enumerate(generated.tokens[: self.show]):

@@ -45,7 +45,7 @@ class PythonParses:
         """
         if subject.prompted:
             raise NotApplicable(
-                "evaluation=python is for source code; for tasks choose evaluation=task, for prompts evaluation=samples"
+                "evaluation=python is for source code; for tasks choose evaluation=task or samples"
             )
         generated = generate(subject, self.sampler, self.sequences or SEQUENCES, self.batch_size)
         yield self._share(subject, generated.tokens, {"text": "generated", **describe_sampler(self.sampler)})
