@@ -54,9 +54,7 @@ class Generation:
         NotApplicable: the data are prompts with responses.
         """
         if subject.prompted:
-            raise NotApplicable(
-                "evaluation=generation is for text; for tasks choose evaluation=task or samples"
-            )
+            raise NotApplicable("evaluation=generation is for text; for tasks choose evaluation=task or samples")
         generated = generate(subject, self.sampler, self.sequences or SEQUENCES, self.batch_size)
         for number, row in enumerate(generated.tokens[: self.show]):
             subject.outputs.text(f"generation/{number}", subject.tokenizer.decode(row))

@@ -44,9 +44,7 @@ class PythonParses:
         NotApplicable: the data are prompts with responses.
         """
         if subject.prompted:
-            raise NotApplicable(
-                "evaluation=python is for source code; for tasks choose evaluation=task or samples"
-            )
+            raise NotApplicable("evaluation=python is for source code; for tasks choose evaluation=task or samples")
         generated = generate(subject, self.sampler, self.sequences or SEQUENCES, self.batch_size)
         yield self._share(subject, generated.tokens, {"text": "generated", **describe_sampler(self.sampler)})
         validation = subject.data.validation
