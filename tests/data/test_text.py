@@ -241,7 +241,7 @@ def prepare(path: Path | str, length: int = 8, **keywords):
         ("a.txt", b"abc", "less than one sequence"),
         ("a.txt", b"\xff\xfe\xfa" * 99, "not UTF-8"),
         ("a.txt.gz", b"no gzip at all", "damaged"),
-        ("a.txt.gz", gzip.compress(b"word " * 9999)[:-20], "damaged"),
+        ("a.txt.gz", gzip.compress(b"word " * 9999, mtime=0)[:-20], "damaged"),
         ("a.jsonl", b'{"text": "one"}\n{"text": ', "a.jsonl:2 is not valid JSON"),
         ("a.jsonl", b'{"body": "one"}\n', "set data.text_field= to one of: body"),
         ("a.jsonl", b'["one"]\n', "no field 'text'"),
