@@ -6,9 +6,10 @@ with k uniform on 1 ... n and S uniform among the sets of k of the n target posi
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import accumulate, chain, combinations, islice
 from typing import NamedTuple
 
 import torch
@@ -67,16 +68,24 @@ class ConditionalLikelihood:
         Args:
             requests: of at least one target token and at most ``denoiser.length`` in all.
         """
-        # Similar lengths side by side, so that little is padded.
+        # Similar lengths side by side, so that little is padded. The draws of a request are neighbouring rows.
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].context) + len(requests[i].target))
-        rows = [(i, draw) for i in order for draw in range(self._draws(len(requests[i].target)))]
-        units = [rows[unit.start : unit.stop] for unit in batches(len(rows), self.batch_size)]
-        measured = subject.processes.map(lambda unit: self._measure(subject, requests, unit), units, "likelihood")
-        terms: dict[int, list[float]] = {i: [] for i in order}
-        for unit, values in zip(units, measured, strict=True):
-            for (i, _), value in zip(unit, values.tolist(), strict=True):
-                terms[i].append(value)
-        return [self._bound(len(request.target), terms[i]) for i, request in enumerate(requests)]
+        ends = list(accumulate(self._draws(len(requests[i].target)) for i in order))
+
+        def measure(unit: range) -> list[float]:
+            place = bisect_right(ends, unit.start)
+            rows = []
+            for number in unit:
+                place += number == ends[place]
+                draws = self._draws(len(requests[order[place]].target))
+                rows.append((order[place], number - (ends[place] - draws)))
+            return self._measure(subject, requests, rows)
+
+        units = batches(ends[-1] if ends else 0, self.batch_size)
+        terms = chain.from_iterable(subject.processes.map(measure, units, "likelihood"))
+        sizes = {i: len(requests[i].target) for i in order}
+        bounds = {i: self._bound(n, list(islice(terms, self._draws(n)))) for i, n in sizes.items()}
+        return [bounds[i] for i in range(len(requests))]
 
     def _is_exact(self, n: int) -> bool:
         return 2**n - 1 <= self.draws
@@ -114,7 +123,7 @@ class ConditionalLikelihood:
 
     def _measure(
         self, subject: Subject, requests: Sequence[Conditional], unit: Sequence[tuple[int, int]]
-    ) -> Float64[Tensor, " b"]:
+    ) -> list[float]:
         """What each row of a unit, a request and the number of a draw, adds to its request's bound."""
         longest = max(len(requests[i].context) + len(requests[i].target) for i, _ in unit)
         tokens = torch.zeros(len(unit), longest, dtype=torch.int64)
@@ -135,7 +144,7 @@ class ConditionalLikelihood:
         batch = batch._replace(padding=padding if padding.any() else None)
         with torch.inference_mode():
             estimate = nelbo(subject.denoiser, batch.to(subject.device))
-        return estimate.per_sequence.double().cpu() * factor
+        return (estimate.per_sequence.double().cpu() * factor).tolist()
 
 
 def windows(context: Sequence[int], target: Sequence[int], length: int, key: int) -> list[Conditional]:

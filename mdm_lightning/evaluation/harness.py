@@ -108,9 +108,9 @@ class MaskedDiffusionLM(LM):
             context, options = request.arguments[:2]
             length = self.generation_length or int(options.get("max_gen_toks") or GENERATION_LENGTH)
             room = self.subject.denoiser.length - length
-            if room < 0:
+            if room < 1:
                 raise UserError(
-                    f"evaluation.generation_length={length} is beyond the model's length "
+                    f"evaluation.generation_length={length} leaves no room for a prompt in the model's length "
                     f"{self.subject.denoiser.length}: set it to less"
                 )
             prompts.append(Prompt(self._fitting(self._encode(context), room), length, key))

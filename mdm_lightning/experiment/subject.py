@@ -126,7 +126,7 @@ def choose_device(trainer: DictConfig) -> torch.device:
 
 def _run_denoiser(run: Run, tokenizer: Tokenizer, trainer: DictConfig, device: torch.device) -> Denoiser:
     """The denoiser that a run has trained; adapters are merged into the published model that they adapt."""
-    adapter = run_adapter(run)
+    adapter, dtype = run_adapter(run), stored_precision(trainer)
     if adapter.freezes and run.base is not None:
         base, dtype = open_base(run.base), stored_precision(trainer, frozen=True)
         denoiser = read_published(base.path, device, dtype, tokenizer.vocab_size)
@@ -139,7 +139,7 @@ def _run_denoiser(run: Run, tokenizer: Tokenizer, trainer: DictConfig, device: t
         denoiser = instantiate(run.config["model"], vocab_size=tokenizer.vocab_size)
     _load_weights(denoiser, run.path)
     adapter.merge(denoiser)
-    return denoiser.to(device, stored_precision(trainer))
+    return denoiser.to(device, dtype)
 
 
 def _load_weights(denoiser: Denoiser, path: Path) -> None:
