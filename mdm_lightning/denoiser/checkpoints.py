@@ -86,6 +86,19 @@ class PublishedModel:
         if copies:
             self._compare_copies(copies)
 
+    def read(self, arguments: Mapping[str, Any], device: torch.device | str, dtype: torch.dtype) -> Denoiser:
+        """A denoiser with the weights, in evaluation mode.
+
+        It is built without memory, gets it once, on the device and in the data type asked for, and is filled tensor by
+        tensor from the mapped files.
+
+        Raises:
+            UserError: the weights are damaged, incomplete or not what their configuration says.
+        """
+        denoiser = self.build(arguments, dtype).to_empty(device=device).eval()
+        self.fill(denoiser.state_dict(), arguments)
+        return denoiser
+
     def _impossible(self, error: Exception) -> UserError:
         return UserError(f"{self.weights.origin} describes no possible {self.family.name} model: {error}")
 
@@ -134,10 +147,7 @@ def read_published(
     dtype: torch.dtype = torch.float32,
     vocab_size: int | None = None,
 ) -> Denoiser:
-    """A denoiser with published weights, in evaluation mode.
-
-    The model is built without memory, gets it once, on the device and in the data type asked for, and is filled tensor
-    by tensor from the mapped files.
+    """A denoiser with published weights: see ``PublishedModel.read``.
 
     Args:
         path: a folder as published on the hub, or one file of weights.
@@ -147,7 +157,4 @@ def read_published(
         UserError: unknown, damaged, incomplete or not what its configuration says.
     """
     published = PublishedModel.open(path)
-    arguments = published.arguments(vocab_size)
-    denoiser = published.build(arguments, dtype).to_empty(device=device).eval()
-    published.fill(denoiser.state_dict(), arguments)
-    return denoiser
+    return published.read(published.arguments(vocab_size), device, dtype)

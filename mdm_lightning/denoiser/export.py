@@ -1,10 +1,11 @@
 """Writing a denoiser as it is published: weights, configuration, tokenizer, and a model card with what was measured."""
 
+import inspect
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from mdm_lightning.denoiser.llama import Llama
 from mdm_lightning.denoiser.weight_files import CONFIG
 from mdm_lightning.errors import UserError
 
-logging.getLogger("huggingface_hub.serialization").setLevel(logging.WARNING)  # it names a temporary folder
+# It announces a temporary folder, under the name of its file.
+logging.getLogger(inspect.getfile(save_torch_state_dict)).setLevel(logging.WARNING)
 
 SHARD = "5GB"  # largest file of weights, as on the hub
 
@@ -32,10 +34,12 @@ class Layout:
     Attributes:
         family: whose names of tensors to use.
         config: what ``config.json`` says, apart from the precision.
+        files: to go with it as they are, such as those of the tokenizer that a model was published with.
     """
 
     family: Family
     config: Mapping[str, Any]
+    files: Sequence[Path] = ()
 
 
 def mdlm_layout(denoiser: DiT) -> Layout:
@@ -80,30 +84,38 @@ def write_published(
     Raises:
         UserError: the folder cannot be written to.
     """
-    state = _published_weights(denoiser, layout.family)
     content, special = tokenizer["content"], {key: name for key, name in tokenizer.items() if key != "content"}
     length = {"model_max_length": denoiser.length, "tokenizer_class": "PreTrainedTokenizerFast"}
     dtype = str(next(denoiser.parameters()).dtype).removeprefix("torch.")
+    config = {key: value for key, value in layout.config.items() if key != "dtype"}
     texts = {
-        "tokenizer.json": content,
-        "tokenizer_config.json": json.dumps(special | length, indent=2),
-        CONFIG: json.dumps({**layout.config, "torch_dtype": dtype}, indent=2),
+        CONFIG: json.dumps({**config, "torch_dtype": dtype}, indent=2),
         "README.md": _model_card(denoiser, layout.family, metrics, source),
     }
+    if not layout.files:
+        texts |= {"tokenizer.json": content, "tokenizer_config.json": json.dumps(special | length, indent=2)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as unfinished:
-            save_torch_state_dict(state, unfinished, max_shard_size=SHARD)
-            for name, text in texts.items():
-                (Path(unfinished) / name).write_text(text, encoding="utf-8")
-            for stale in (*folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")):
-                stale.unlink()
-            mode = (Path(unfinished) / CONFIG).stat().st_mode  # the weights' file is readable for its owner only
-            for path in Path(unfinished).iterdir():
-                path.chmod(mode)
-                shutil.move(path, folder / path.name)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as name:
+            unfinished = Path(name)
+            save_torch_state_dict(_published_weights(denoiser, layout.family), unfinished, max_shard_size=SHARD)
+            for file in layout.files:
+                shutil.copyfile(file, unfinished / file.name)
+            for file_name, text in texts.items():
+                (unfinished / file_name).write_text(text, encoding="utf-8")
+            _replace(folder, unfinished)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
+
+
+def _replace(folder: Path, finished: Path) -> None:
+    """Moves the files of one folder into another, where no weights of before are left."""
+    for stale in (*folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")):
+        stale.unlink()
+    mode = (finished / CONFIG).stat().st_mode  # the weights' file is readable for its owner only
+    for path in finished.iterdir():
+        path.chmod(mode)
+        shutil.move(path, folder / path.name)
 
 
 def _published_weights(denoiser: Denoiser, family: Family) -> dict[str, Tensor]:
@@ -148,8 +160,7 @@ A masked diffusion denoiser in the layout of {family.name} with {parameters:,} p
 python evaluate.py ckpt=PATH_OF_THIS_FOLDER
 ```
 
-The classes that {family.name} is published with read the folder as well: `config.json` and the names of the weights
-are theirs.
+`config.json` and the names of the weights are those of {family.name}, for the classes that it is published with.
 """
 
 

@@ -24,7 +24,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def inject(self, denoiser: Denoiser) -> None:
-        """Adds what is trained, without values; the denoiser may be on the meta device."""
+        """Adds what is trained, where the denoiser is: also without memory, on the meta device."""
 
     @abstractmethod
     def merge(self, denoiser: Denoiser) -> None:
@@ -85,7 +85,8 @@ class LoRA(Adapter):
             lora_dropout=self.dropout,
             target_modules=self._targets(denoiser),
         )
-        inject_adapter_in_model(config, denoiser, low_cpu_mem_usage=True)
+        without_memory = any(parameter.is_meta for parameter in denoiser.parameters())
+        inject_adapter_in_model(config, denoiser, low_cpu_mem_usage=without_memory)
         for module in denoiser.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
                 if parameter.requires_grad:

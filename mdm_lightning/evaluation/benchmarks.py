@@ -3,19 +3,21 @@
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row, Subject, batches, check_numbers
 from mdm_lightning.evaluation.conditional_likelihood import ConditionalLikelihood
 from mdm_lightning.evaluation.description import describe_sampler
-from mdm_lightning.evaluation.programs import Outcome, ProgramRunner, allowing
+from mdm_lightning.evaluation.programs import Outcome, ProgramRunner, allowing, cores
 from mdm_lightning.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class LmEval:
         limit: instances of each task or group; None for all.
         num_fewshot: examples in each prompt; None for what the task says.
         generation_length: positions to generate; None for what the task says.
+        max_length: most tokens of a request, if the model accepts as many.
         draws: most random masks per likelihood.
         chat: put prompts into the tokenizer's chat template, few-shot examples as turns.
         system: what the chat's system message says.
@@ -63,6 +66,7 @@ class LmEval:
     limit: int | None = None
     num_fewshot: int | None = None
     generation_length: int | None = None
+    max_length: int = 4096
     draws: int = 128
     chat: bool = False
     system: str | None = None
@@ -75,7 +79,7 @@ class LmEval:
     show: int = 1
 
     def __post_init__(self) -> None:
-        check_numbers(self, limit=1, num_fewshot=0, generation_length=1, draws=1, batch_size=1, show=0)
+        check_numbers(self, limit=1, num_fewshot=0, generation_length=1, max_length=2, draws=1, batch_size=1, show=0)
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:
@@ -100,8 +104,9 @@ class LmEval:
         except ImportError as error:
             raise UserError('evaluation=lm_eval needs lm-eval: pip install "mdm-lightning[lm-eval]"') from error
         catalogue = Catalogue(self.folders, self.files, self.num_fewshot, self.allow_code_execution)
-        key = json.dumps([self.tasks, self.folders, self.files, self.num_fewshot], default=list)
-        return subject.once(("lm-eval", key), lambda: catalogue.load(self.tasks))
+        key = json.dumps([list(self.tasks), list(self.folders), dict(self.files), self.num_fewshot])
+        with _lm_evals_seeds():
+            return subject.once(("lm-eval", key), lambda: catalogue.load(self.tasks))
 
     def _run(
         self, subject: Subject, tasks: "Sequence[Task]", chosen: Mapping[str, list[int]]
@@ -119,17 +124,19 @@ class LmEval:
             self.sampler,
             ConditionalLikelihood(self.draws, self.batch_size),
             generation_length=self.generation_length,
+            max_length=self.max_length,
             batch_size=self.batch_size,
             chat=self.chat,
             add_bos=self.add_bos,
             greedy_tasks={name for name, task in used.items() if _wants_greedy(task)},
         )
         runner = allowing(partial(_run_programs, subject, self._program_runner()))
-        with _quietly(), runner if self.allow_code_execution else nullcontext():
+        everything = all(len(chosen[name]) == len(task.eval_docs) for name, task in used.items())
+        with _quietly(), _lm_evals_seeds(), _explained(used), runner if self.allow_code_execution else nullcontext():
             found = evaluate(
                 model,
                 {"tasks": used},
-                samples={name: chosen[name] for name in used},
+                samples=None if everything else {name: chosen[name] for name in used},
                 bootstrap_iters=0,
                 system_instruction=self.system,
                 apply_chat_template=self.chat,
@@ -157,7 +164,7 @@ class LmEval:
     def _program_runner(self) -> ProgramRunner:
         """As many programs at a time as there are cores, over all processes of this machine."""
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return ProgramRunner(self.program_seconds, workers=max(1, (os.cpu_count() or 1) // ranks))
+        return ProgramRunner(self.program_seconds, workers=max(1, cores() // ranks))
 
     def _write(self, subject: Subject, name: str, results: Mapping[str, Sequence[Sample]]) -> None:
         """Every prompt, answer and score, as JSON lines, and a few of them to read."""
@@ -200,6 +207,40 @@ def _run_programs(subject: Subject, runner: ProgramRunner, programs: Sequence[st
         log.warning("generated programs run within limits, but apart from nothing: this system does not allow more")
     units = [programs[unit.start : unit.stop] for unit in batches(len(programs), 4 * (runner.workers or 1))]
     return [outcome for part in subject.processes.map(runner.run_all, units, "running programs") for outcome in part]
+
+
+@contextmanager
+def _lm_evals_seeds() -> Iterator[None]:
+    """Global generators seeded as lm-eval's own command does it: some tasks shuffle their choices by them."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(0)
+    np.random.seed(FEWSHOT_SEED)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(FEWSHOT_SEED)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+@contextmanager
+def _explained(tasks: Iterable[str]) -> Iterator[None]:
+    """What lm-eval's tasks raise for data that do not suit them, in one line.
+
+    Raises:
+        UserError: instead.
+    """
+    try:
+        yield
+    except (AssertionError, KeyError, ValueError) as error:
+        if isinstance(error, ValueError) and "larger than population" not in str(error):
+            raise  # not of the data, but of the sampler, say
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"{' or '.join(tasks)}: lm-eval cannot make prompts or scores of the data ({reason}); are there enough "
+            "training examples for evaluation.num_fewshot=, and all the fields that the task wants?"
+        ) from error
 
 
 @contextmanager

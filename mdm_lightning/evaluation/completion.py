@@ -31,18 +31,14 @@ class Completion(NamedTuple):
     """Its share of the time that its batch took."""
 
 
-def complete(
-    subject: Subject, sampler: Sampler, prompts: Sequence[Prompt], batch_size: int, *, steps: int | None = None
-) -> list[Completion]:
+def complete(subject: Subject, sampler: Sampler, prompts: Sequence[Prompt], batch_size: int) -> list[Completion]:
     """Completes every prompt; every process receives all completions, in the order of the prompts.
 
-    Prompts of similar length share a batch. Shorter ones are padded on the right, so that a position, and with it its
-    noise, does not depend on what else is in the batch.
-
-    Args:
-        steps: step budget, where it is not the sampler's own.
+    Prompts of similar length share a batch, the longest first, so that memory runs out at once if it does. Shorter ones
+    are padded on the right, so that a position, and with it its noise, does not depend on what else is in the batch.
     """
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].tokens) + prompts[i].length, prompts[i].length))
+    sizes = [(len(tokens) + length, length) for tokens, length, _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: sizes[i], reverse=True)
     units = [[prompts[order[place]] for place in unit] for unit in batches(len(order), batch_size)]
 
     def fill(unit: Sequence[Prompt]) -> list[Completion]:
@@ -57,7 +53,6 @@ def complete(
             subject.denoiser,
             canvas.to(subject.device),
             SequenceNoise(subject.seed, [prompt.key for prompt in unit]),
-            steps=steps,
             padding=padding.to(subject.device) if padding.any() else None,
         )
         filled = samples.tokens.tolist()  # waits for the device, so the time is that of the work

@@ -68,8 +68,9 @@ class ConditionalLikelihood:
         Args:
             requests: of at least one target token and at most ``denoiser.length`` in all.
         """
-        # Similar lengths side by side, so that little is padded. The draws of a request are neighbouring rows.
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i].context) + len(requests[i].target))
+        # Similar lengths side by side, so that little is padded; the longest first, so that memory runs out at once if
+        # it does. The draws of a request are neighbouring rows.
+        order = sorted(range(len(requests)), key=lambda i: -len(requests[i].context) - len(requests[i].target))
         ends = list(accumulate(self._draws(len(requests[i].target)) for i in order))
 
         def measure(unit: range) -> list[float]:
@@ -141,7 +142,9 @@ class ConditionalLikelihood:
             noise[row, begin:end] = masks[i].noise[draw]
             count[row], factor[row] = masks[i].size[draw], masks[i].factor[draw]
         batch = mask_counts(tokens, maskable, subject.denoiser.mask_id, count, noise)
-        batch = batch._replace(padding=padding if padding.any() else None)
+        # Denoisers that look at alpha saw whole sequences in training, and see them in sampling.
+        alpha = (1 - count / (~padding).sum(1)).float()
+        batch = batch._replace(alpha=alpha, padding=padding if padding.any() else None)
         with torch.inference_mode():
             estimate = nelbo(subject.denoiser, batch.to(subject.device))
         return (estimate.per_sequence.double().cpu() * factor).tolist()

@@ -55,6 +55,7 @@ class MaskedDiffusionLM(LM):
         sampler: how answers are generated; what a task says of temperature and sampling is not used.
         likelihood: how texts are scored.
         generation_length: positions to generate; None for what the task says.
+        max_length: most tokens of a request, if the model accepts as many.
         batch_size: prompts per batch.
         chat: contexts are rendered chats, in which special tokens are spelled out.
         add_bos: begin every context with the tokenizer's BOS.
@@ -68,6 +69,7 @@ class MaskedDiffusionLM(LM):
         likelihood: ConditionalLikelihood,
         *,
         generation_length: int | None = None,
+        max_length: int = 4096,
         batch_size: int = 64,
         chat: bool = False,
         add_bos: bool = False,
@@ -82,6 +84,7 @@ class MaskedDiffusionLM(LM):
         self.chat = chat
         self.add_bos = add_bos
         self.greedy_tasks = greedy_tasks
+        self.length = min(subject.denoiser.length, max_length)
         self.tally = Tally()
 
     @property
@@ -93,8 +96,23 @@ class MaskedDiffusionLM(LM):
         text = render_chat(self.subject.tokenizer, chat_history, add_generation_prompt=add_generation_prompt)
         if add_generation_prompt:
             return text
-        begun = chat_history[-1]["content"].rstrip()  # templates may strip what they enclose
-        return text[: text.rindex(begun) + len(begun)]
+        content = chat_history[-1]["content"]
+        end = text.rindex(content.strip()) + len(content.strip())  # templates may strip what they enclose
+        space = content[len(content.rstrip()) :]
+        return text[:end] + (space if text.startswith(space, end) else "")
+
+    def _begin(self, requests: Sequence[Instance]) -> list[int]:
+        """The keys of the requests, which must be the same on all processes.
+
+        Raises:
+            UserError: they are not: a task that draws its prompts at random has drawn others elsewhere.
+        """
+        keys = _keys(requests)
+        if any(other != keys for other in self.subject.processes.exchange(keys)):
+            raise UserError(
+                "the processes have different prompts, because a task draws them at random: use one process"
+            )
+        return keys
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Answers, cut at the first end-of-text token or stop string.
@@ -102,16 +120,16 @@ class MaskedDiffusionLM(LM):
         Raises:
             UserError: the model's length leaves no room for an answer.
         """
-        keys = _keys(requests)
+        keys = self._begin(requests)
         prompts = []
         for request, key in zip(requests, keys, strict=True):
             context, options = request.arguments[:2]
             length = self.generation_length or int(options.get("max_gen_toks") or GENERATION_LENGTH)
-            room = self.subject.denoiser.length - length
+            room = self.length - length
             if room < 1:
                 raise UserError(
                     f"evaluation.generation_length={length} leaves no room for a prompt in the model's length "
-                    f"{self.subject.denoiser.length}: set it to less"
+                    f"{self.length}: set it to less"
                 )
             prompts.append(Prompt(self._fitting(self._encode(context), room), length, key))
         completions = complete(self.subject, self.sampler, prompts, self.batch_size)
@@ -124,7 +142,7 @@ class MaskedDiffusionLM(LM):
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Lower bounds on log-likelihoods in nats; for ``greedy_tasks`` also whether greedy generation, the most
         confident position first and one at a time, would give the same text."""
-        keys = _keys(requests)
+        keys = self._begin(requests)
         pairs = [self._encode_pair(*request.args) for request in requests]
         cut = [self._windows(context, target, key) for (context, target), key in zip(pairs, keys, strict=True)]
         asked = [request.task_name in self.greedy_tasks for request in requests]
@@ -134,7 +152,7 @@ class MaskedDiffusionLM(LM):
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Lower bounds on log-likelihoods of whole texts in nats."""
-        keys = _keys(requests)
+        keys = self._begin(requests)
         texts = [self.subject.tokenizer.encode(request.args[0]) for request in requests]
         cut = [self._windows(self._bos(), text, key) for text, key in zip(texts, keys, strict=True)]
         return [-bound.nats for bound in self._score(cut)]
@@ -154,7 +172,7 @@ class MaskedDiffusionLM(LM):
         """
         if not target:
             return self._encode(context), []
-        spaces = len(context) - len(context.rstrip())
+        spaces = len(context) - len(context.rstrip(" "))
         if spaces:  # tokenizers attach a space to the word after it
             context, target = context[:-spaces], context[-spaces:] + target
         whole, before = self._encode(context + target), self._encode(context)
@@ -170,9 +188,8 @@ class MaskedDiffusionLM(LM):
         return tokens[len(tokens) - room :]
 
     def _windows(self, context: list[int], target: list[int], key: int) -> list[Conditional]:
-        length = self.subject.denoiser.length
-        self.tally.truncated += len(context) + len(target) > length
-        return windows(context, target, length, key) if target else []
+        self.tally.truncated += len(context) + len(target) > self.length
+        return windows(context, target, self.length, key) if target else []
 
     def _score(self, requests: Sequence[Sequence[Conditional]]) -> list[Bound]:
         """The bound of each request, of which each part has one."""

@@ -75,16 +75,22 @@ class Catalogue:
     def _build(self, manager: TaskManager, requested: str, settings: Settings) -> Task:
         name = settings["task"]
         entry = manager.task_index.get(name)
-        if entry is not None:
-            self._refuse_unguarded_programs(entry)
+        path = None if entry is None else entry.yaml_path
+        self._refuse_unguarded_programs(name, settings if entry is None else {**(entry.cfg or {}), **settings}, path)
         try:
             with offline_unless_reachable():
-                if entry is not None and entry.yaml_path is not None:
-                    settings = {**load_yaml(entry.yaml_path, resolve_func=True), **settings}
+                if path is not None:
+                    settings = {**load_yaml(path, resolve_func=True), **settings}
                 settings |= self._data(settings, requested)
                 task = manager.load([settings])["tasks"][name]
         except ImportError as error:
             raise UserError(f"the task {name} needs a package that is not installed: {error}") from error
+        except (AssertionError, KeyError, TypeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(
+                f"the task {name} cannot be built ({reason}); if that is one of its splits, the data lack it: give a "
+                f"folder with a file for each split by +evaluation.files.{requested}=PATH"
+            ) from error
         except (OSError, ValueError, DatasetsError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
@@ -95,18 +101,19 @@ class Catalogue:
         task.set_config("num_fewshot", shots or 0)
         return task
 
-    def _refuse_unguarded_programs(self, entry: Entry) -> None:
-        if not (entry.cfg or {}).get("unsafe_code"):
+    def _refuse_unguarded_programs(self, name: str, settings: Settings, path: Path | None) -> None:
+        """Programs are run by our tasks, and by the user's own, which are what the user has written."""
+        if not settings.get("unsafe_code"):
             return
         if not self.allow_programs:
             raise UserError(
-                f"the task {entry.name} runs generated programs: read docs/benchmarks.md, then confirm with "
+                f"the task {name} runs generated programs: read docs/benchmarks.md, then confirm with "
                 "evaluation.allow_code_execution=true"
             )
-        guarded = [OWN, *(Path(folder).expanduser() for folder in self.folders)]
-        if not any(entry.yaml_path is not None and entry.yaml_path.is_relative_to(folder) for folder in guarded):
+        known = [OWN, *(Path(folder).expanduser() for folder in self.folders)]
+        if path is None or not any(path.is_relative_to(folder) for folder in known):
             raise UserError(
-                f"lm-eval's task {entry.name} would run generated programs in this process; those that run apart are "
+                f"lm-eval's task {name} would run generated programs in this process; those that run apart are "
                 f"{', '.join(sorted(_guarded_tasks()))}"
             )
 
@@ -141,17 +148,24 @@ def _leaves(index: Mapping[str, Entry], name: str, inherited: Settings) -> Itera
         for member in sorted(entry.tags):
             yield from _leaves(index, member, inherited)
     elif entry.kind is Kind.GROUP and entry.yaml_path is not None:
-        yield from _members(index, load_yaml(entry.yaml_path, resolve_func=True)["task"], inherited)
+        group = load_yaml(entry.yaml_path, resolve_func=True)
+        yield from _members(index, group["task"], inherited, entry.yaml_path.parent)
     else:
         yield {**inherited, "task": name}
 
 
-def _members(index: Mapping[str, Entry], members: Sequence[Any], inherited: Settings) -> Iterator[Settings]:
+def _members(
+    index: Mapping[str, Entry], members: Sequence[str | Settings], inherited: Settings, folder: Path
+) -> Iterator[Settings]:
+    """The tasks among a group's members: names, names with changes, and tasks or groups written out in their parent."""
     for member in members:
-        changes = {} if isinstance(member, str) else {k: v for k, v in member.items() if k not in ("task", "group")}
-        name = member if isinstance(member, str) else member.get("group", member.get("task"))
-        if isinstance(member, dict) and isinstance(member.get("task"), list):  # a group written out in its parent
-            yield from _members(index, member["task"], inherited)
+        written = {"task": member} if isinstance(member, str) else dict(member)
+        if "include" in written:
+            written = {**load_yaml(folder / written.pop("include"), resolve_func=True), **written}
+        changes = {key: value for key, value in written.items() if key not in ("task", "group")}
+        name = str(written.get("group", written.get("task")))
+        if isinstance(written.get("task"), list):
+            yield from _members(index, written["task"], inherited, folder)
         elif name in index:
             yield from _leaves(index, name, {**inherited, **changes})
         else:
@@ -172,10 +186,9 @@ def _local_data(path: Path, task: str, settings: Settings) -> Settings:
         for candidate in own:
             if candidate.exists():
                 return _local_data(candidate, task, settings)
-        found = {split: file for file in sorted(path.iterdir()) if file.suffix in _FORMATS for split in _splits(file)}
-        if not found:
+        splits = {split: file for file in sorted(path.iterdir()) if file.suffix in _FORMATS for split in _splits(file)}
+        if not splits:
             return {"dataset_path": str(path)}
-        splits = {kind: file for kind, file in found.items()}
     else:
         evaluated = settings.get("test_split") or settings.get("validation_split") or "test"
         splits = {evaluated: path}

@@ -87,7 +87,7 @@ class ProgramRunner:
             RuntimeError: one of them could not be isolated.
         """
         isolation = self.isolation
-        with ThreadPoolExecutor(self.workers or _cores()) as pool:
+        with ThreadPoolExecutor(self.workers or cores()) as pool:
             return list(pool.map(lambda program: _run_patiently(program, self, isolation), programs))
 
 
@@ -165,7 +165,7 @@ def _environment(folder: str) -> dict[str, str]:
     return {**own, **threads, **libraries}
 
 
-def _cores() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import get_class
 
+from mdm_lightning.data.hub import TOKENIZER_FILES
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.denoiser.export import Layout, mdlm_layout, write_published
@@ -27,12 +29,29 @@ def choose_layout(denoiser: Denoiser, origin: Origin) -> Layout:
         return mdlm_layout(denoiser)
     published = origin if isinstance(origin, Published) else None
     if isinstance(origin, Run) and origin.base is not None:
-        published = open_base(origin.base)
+        published = open_base(origin)
     if published is None:
         raise UserError(
             f"export= writes DiTs, and models that began as a published one: {type(denoiser).__name__} is neither"
         )
-    return Layout(published.model.family, published.model.weights.config)
+    return Layout(published.model.family, _config(published), _files(published.path))
+
+
+def _config(published: Published) -> dict[str, Any]:
+    """The model's own configuration; the code that it names is where it was: on the hub, or nowhere."""
+    config = dict(published.model.weights.config)
+    code = config.pop("auto_map", None)
+    if isinstance(code, Mapping) and not Path(published.name).is_absolute():
+        repository = published.name.partition("@")[0]
+        config["auto_map"] = {key: f"{repository}--{str(name).rpartition('--')[2]}" for key, name in code.items()}
+    return config
+
+
+def _files(folder: Path) -> list[Path]:
+    """What goes with the weights as it is: the tokenizer, and settings of generation."""
+    names = [*TOKENIZER_FILES, "generation_config.json"]
+    found = [folder / name for name in names if (folder / name).is_file()] if folder.is_dir() else []
+    return found if any(path.name in ("tokenizer.json", "vocab.json") for path in found) else []
 
 
 def export(subject: Subject, layout: Layout, origin: Origin, rows: Mapping[str, Sequence[Row]], folder: Path) -> None:

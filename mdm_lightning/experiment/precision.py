@@ -21,6 +21,21 @@ def stored_precision(trainer: DictConfig, *, frozen: bool = False) -> torch.dtyp
     return torch.float32 if mixed and not frozen else dtype
 
 
+def refuse_low_precision(trainer: DictConfig) -> None:
+    """For training, whose steps would be lost in weights of 8 or 11 bits, and whose loss weights would be rounded.
+
+    Raises:
+        UserError: the weights that are trained would not be float32 or float64.
+    """
+    dtype, mixed = _read(trainer)
+    if not mixed and dtype.itemsize < 4:
+        bits = "bf16" if dtype == torch.bfloat16 else "16"
+        raise UserError(
+            f"trainer.precision={trainer.precision} keeps the weights that are trained in {dtype}, too coarse for "
+            f"their steps: use trainer.precision={bits}-mixed (which keeps in it those that are not trained)"
+        )
+
+
 def precision_context(trainer: DictConfig, device: torch.device) -> AbstractContextManager[Any]:
     """Automatic mixed precision where ``trainer.precision`` asks for it.
 

@@ -12,6 +12,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
 from mdm_lightning.data.hub import TOKENIZER_FILES, fetch_files, has_tokenizer
+from mdm_lightning.data.source import digest
 from mdm_lightning.data.tokenizer import Tokenizer
 from mdm_lightning.data.tokenizer_spec import Pretrained
 from mdm_lightning.denoiser.checkpoints import PublishedModel
@@ -47,7 +48,7 @@ class Published:
         model: its weights, open.
         arguments: what its denoiser is built from, the vocabulary included.
         tokenizer: the one that it was trained with.
-        fingerprint: of the weights.
+        fingerprint: of the weights, what their configuration says, and the tokenizer.
         step: stands for the optimizer step, which is not known.
     """
 
@@ -85,11 +86,11 @@ def _is_of_mdlm(path: Path) -> bool:
     return any(name.startswith(MDLM.prefix) for name in names)
 
 
-def open_published(name_or_path: str, tokenizer: DictConfig | None = None) -> Published:
+def open_published(name_or_path: str, tokenizer: Tokenizer | DictConfig | None = None) -> Published:
     """The published model that ``ckpt=`` names.
 
     Args:
-        tokenizer: what ``tokenizer=`` chose; used if the model brings none along.
+        tokenizer: the one to use; or what ``tokenizer=`` chose, which is used if the model brings none along.
 
     Raises:
         UserError: there is no such model, it cannot be had, or it does not go with its tokenizer.
@@ -97,14 +98,15 @@ def open_published(name_or_path: str, tokenizer: DictConfig | None = None) -> Pu
     path = find_published(name_or_path).absolute()
     local = Path(name_or_path).expanduser().exists()
     model = PublishedModel.open(path)
-    built = _tokenizer(path, model, tokenizer)
+    built = tokenizer if isinstance(tokenizer, Tokenizer) else _tokenizer(path, model, tokenizer)
+    arguments = model.arguments(built.vocab_size)
     return Published(
         name=str(path) if local else name_or_path,
         path=path,
         model=model,
-        arguments=model.arguments(built.vocab_size),
+        arguments=arguments,
         tokenizer=built,
-        fingerprint=_contents(model),
+        fingerprint=digest(_contents(model), arguments, built.fingerprint),
     )
 
 
@@ -143,12 +145,12 @@ def _tokenizer(path: Path, model: PublishedModel, chosen: DictConfig | None) -> 
 
 def _contents(model: PublishedModel) -> str:
     """A fingerprint of the weights from their names, shapes and a few places in each file: 16 GB are not read whole."""
-    digest = hashlib.sha256(repr(sorted(model.weights.shapes.items())).encode())
+    seen = hashlib.sha256(repr(sorted(model.weights.shapes.items())).encode())
     for file in model.weights.files:
         size = file.path.stat().st_size
-        digest.update(str(size).encode())
+        seen.update(str(size).encode())
         with file.path.open("rb") as content:
             for place in range(_PLACES):
                 content.seek(max(0, size - _SAMPLE) * place // (_PLACES - 1))
-                digest.update(content.read(_SAMPLE))
-    return digest.hexdigest()[:16]
+                seen.update(content.read(_SAMPLE))
+    return seen.hexdigest()

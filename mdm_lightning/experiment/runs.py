@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from mdm_lightning.data.source import digest
+from mdm_lightning.data.source import Source, digest
 from mdm_lightning.data.tokenizer import Tokenizer
+from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.denoiser.lora import Adapter
 from mdm_lightning.errors import UserError
 
 RUNS = Path("outputs")  # where runs lie unless run_dir= says otherwise
@@ -134,6 +137,31 @@ def metadata(
     }
 
 
+def refuse_foreign(config: Any) -> None:
+    """Refuses what a checkpoint would have built that is neither this package's nor one of its interfaces' classes.
+
+    A checkpoint may come from somebody else, and Hydra would call whatever it names.
+
+    Raises:
+        UserError: naming it.
+    """
+    if isinstance(config, list):
+        for part in config:
+            refuse_foreign(part)
+    if not isinstance(config, Mapping):
+        return
+    target = config.get("_target_")
+    if target is not None:
+        try:
+            kind = get_class(str(target))
+        except (ImportError, ValueError) as error:
+            raise UserError(f"the checkpoint names {target}, which is no class that is installed here") from error
+        if not (kind.__module__.startswith("mdm_lightning.") or issubclass(kind, Denoiser | Source | Adapter)):
+            raise UserError(f"the checkpoint names {target}, which is not built: it is no denoiser, data or adapter")
+    for part in config.values():
+        refuse_foreign(part)
+
+
 def refuse_misfits(run: Run, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """Refuses to load weights into another architecture or to feed them another tokenizer's ids.
 
@@ -148,6 +176,11 @@ def refuse_misfits(run: Run, config: Mapping[str, Any], tokenizer: Tokenizer) ->
         if differ and group in run.config:  # runs of before there were adapters say nothing of them
             listed = ", ".join(f"{group}.{key} is {theirs.get(key)} there, {ours.get(key)} here" for key in differ)
             raise UserError(f"{run.path} is of another architecture: {listed}")
+    sharded, was_sharded = (isinstance(side["trainer"].get("strategy"), Mapping) for side in (config, run.config))
+    if sharded and not was_sharded:
+        raise UserError(
+            f"{run.path} was not sharded, and the state of its optimizer cannot be now: go on without trainer=fsdp"
+        )
     if run.tokenizer != tokenizer.fingerprint:
         raise UserError(
             f"{run.path} was trained with another tokenizer ({run.tokenizer}, here {tokenizer.fingerprint}): "

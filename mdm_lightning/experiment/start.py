@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,16 @@ from mdm_lightning.denoiser.lora import Adapter, adapter_start, own_weights
 from mdm_lightning.diffusion.masking import seeded_generator
 from mdm_lightning.errors import UserError
 from mdm_lightning.experiment.published import Published, names_published, open_published
-from mdm_lightning.experiment.runs import CHECKPOINTS, LAST, RUNS, Run, describe, find_checkpoint
+from mdm_lightning.experiment.runs import (
+    CHECKPOINTS,
+    INCIDENTAL,
+    LAST,
+    RUNS,
+    Run,
+    describe,
+    find_checkpoint,
+    refuse_foreign,
+)
 
 log = logging.getLogger(__name__)
 
@@ -70,33 +80,59 @@ def find_start(ckpt: str | None, output: Path, tokenizer: DictConfig) -> Start:
     """
     if ckpt is None:
         return Start()
-    published, begun = names_published(ckpt), output / CHECKPOINTS / LAST
-    if (published or ckpt == "auto") and begun.is_file():
-        return _resumed(begun)
-    if published:
-        return Start(published=open_published(ckpt, tokenizer))
-    return Start() if ckpt == "auto" else _resumed(find_checkpoint(ckpt, RUNS))
+    begun = output / CHECKPOINTS / LAST
+    if names_published(ckpt):
+        published = open_published(ckpt, tokenizer)
+        return _resumed(begun, published) if begun.is_file() else Start(published=published)
+    if ckpt == "auto":
+        return _resumed(begun) if begun.is_file() else Start()
+    return _resumed(find_checkpoint(ckpt, RUNS))
 
 
-def _resumed(path: Path) -> Start:
+def _resumed(path: Path, beginning: Published | None = None) -> Start:
+    """The run to go on with, which should have begun as the given model."""
     run = describe(path)
-    return Start(run, open_base(run.base) if run.base is not None and run_adapter(run).freezes else None)
+    if beginning is not None and (run.base is None or run.base["fingerprint"] != beginning.fingerprint):
+        raise UserError(
+            f"{path} is of a run that did not begin as {beginning.name}: choose another run_dir=, or go on with it by "
+            "ckpt=auto"
+        )
+    return Start(run, open_base(run) if run_adapter(run).freezes else None)
 
 
 def run_adapter(run: Run) -> Adapter:
-    """What a run trains of its denoiser."""
+    """What a run trains of its denoiser.
+
+    Raises:
+        UserError: the run's configuration names something else than an adapter.
+    """
+    refuse_foreign(run.config.get("adapter"))
     return instantiate(run.config.get("adapter") or {"_target_": "mdm_lightning.denoiser.lora.AllWeights"})
 
 
-def open_base(base: Mapping[str, str]) -> Published:
-    """The published model that a run began with.
+def build_run(run: Run, tokenizer: Tokenizer) -> Denoiser:
+    """The denoiser of a run, without its weights; of one that began as a published model also without memory, because
+    there may be much of it.
 
     Raises:
-        UserError: it cannot be had any more, or its weights are others by now.
+        UserError: the run's configuration names something else than a denoiser.
     """
-    published = open_published(base["origin"])
-    if published.fingerprint != base["fingerprint"]:
-        raise UserError(f"{base['origin']} has other weights than when the run began: restore them")
+    refuse_foreign(run.config["model"])
+    with torch.device("meta") if run.base is not None else nullcontext():
+        return instantiate(run.config["model"], vocab_size=tokenizer.vocab_size)
+
+
+def open_base(run: Run) -> Published:
+    """The published model that a run began with, with the run's tokenizer.
+
+    Raises:
+        UserError: there is none, it cannot be had any more, or its weights are others by now.
+    """
+    if run.base is None:
+        raise UserError(f"{run.path} does not say which published model it began with")
+    published = open_published(run.base["origin"], Tokenizer.from_state(run.tokenizer_state))
+    if published.fingerprint != run.base["fingerprint"]:
+        raise UserError(f"{published.name} has other weights than when the run began: restore them")
     return published
 
 
@@ -140,11 +176,13 @@ def adopt_sizes(config: DictConfig, start: Start, overrides: list[str]) -> None:
         )
     sizes["length"] = min(model.length, sizes["length"])
     for name, value in sizes.items():
+        if name in INCIDENTAL:
+            continue
         asked = any(override.lstrip("+").startswith(f"model.{name}=") for override in overrides)
         if asked and model.get(name) != value:
             raise UserError(f"model.{name}={model.get(name)}, but ckpt={config.ckpt} has {value}: leave it out")
     with open_dict(model):
-        model.update({name: value for name, value in sizes.items() if name != "vocab_size"})
+        model.update({name: value for name, value in sizes.items() if name not in INCIDENTAL | {"vocab_size"}})
 
 
 @dataclass(frozen=True)
@@ -172,6 +210,11 @@ class PublishedWeights:
         state = denoiser.state_dict()
         for name, value in adapter_start(denoiser, seeded_generator(self.seed)).items():
             _place(state[name], value)
+
+
+def give_memory(denoiser: Denoiser, device: torch.device) -> None:
+    """For a denoiser whose weights a checkpoint is about to fill in."""
+    denoiser.to_empty(device=device)
 
 
 def _place(target: Tensor, value: Tensor) -> None:

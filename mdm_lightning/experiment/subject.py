@@ -14,7 +14,6 @@ from mdm_lightning.data.tokenizer import Tokenizer
 from mdm_lightning.data.tokenizer_spec import Given
 from mdm_lightning.data.toy import LawSource
 from mdm_lightning.denoiser.base import Denoiser
-from mdm_lightning.denoiser.checkpoints import read_published
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import NoData, Subject
@@ -22,8 +21,8 @@ from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.experiment.origin import Oracle, Origin
 from mdm_lightning.experiment.precision import stored_precision
 from mdm_lightning.experiment.published import Published
-from mdm_lightning.experiment.runs import Run, load_checkpoint
-from mdm_lightning.experiment.start import open_base, run_adapter
+from mdm_lightning.experiment.runs import Run, load_checkpoint, refuse_foreign
+from mdm_lightning.experiment.start import build_run, open_base, run_adapter
 from mdm_lightning.training.module import DENOISER
 
 LONGEST = 1024
@@ -76,11 +75,12 @@ def checkpoint_subject(
     if isinstance(origin, Run):
         tokenizer = Tokenizer.from_state(origin.tokenizer_state)
         denoiser = _run_denoiser(origin, tokenizer, trainer, device)
+        refuse_foreign(origin.config["data"])
         source = _source(origin.config["data"] if data is None else data, origin.config["model"])
     else:
         tokenizer = origin.tokenizer
         dtype = stored_precision(trainer, frozen=True)
-        denoiser = read_published(origin.path, device, dtype, tokenizer.vocab_size)
+        denoiser = origin.model.read(origin.arguments, device, dtype)
         source = None if data is None else _source(data, {"length": min(denoiser.length, LONGEST)})
     own = source.tokenizer if isinstance(source, TaskSource | LawSource) else None
     if source is not None and own is not None and own.fingerprint != tokenizer.fingerprint:
@@ -127,16 +127,14 @@ def choose_device(trainer: DictConfig) -> torch.device:
 def _run_denoiser(run: Run, tokenizer: Tokenizer, trainer: DictConfig, device: torch.device) -> Denoiser:
     """The denoiser that a run has trained; adapters are merged into the published model that they adapt."""
     adapter, dtype = run_adapter(run), stored_precision(trainer)
-    if adapter.freezes and run.base is not None:
-        base, dtype = open_base(run.base), stored_precision(trainer, frozen=True)
-        denoiser = read_published(base.path, device, dtype, tokenizer.vocab_size)
+    if adapter.freezes:
+        base, dtype = open_base(run), stored_precision(trainer, frozen=True)
+        denoiser = base.model.read(base.arguments, device, dtype)
         adapter.inject(denoiser)
-        for module in denoiser.modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                if parameter.is_meta:
-                    setattr(module, name, torch.nn.Parameter(torch.empty_like(parameter, device=device)))
     else:
-        denoiser = instantiate(run.config["model"], vocab_size=tokenizer.vocab_size)
+        denoiser = build_run(run, tokenizer).to(dtype)
+        if run.base is not None:
+            denoiser = denoiser.to_empty(device=device)
     _load_weights(denoiser, run.path)
     adapter.merge(denoiser)
     return denoiser.to(device, dtype)

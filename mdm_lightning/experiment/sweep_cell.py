@@ -58,7 +58,8 @@ def run_cell(config: DictConfig) -> float:
         _log(config, cell)
     row = judging_row(cell.rows, config.sweep.metric)
     PROGRESS.advance(cell, row)
-    return _worst() if row is None else row.value
+    # The first process's, so that a search goes the same way on all of them.
+    return subject.processes.exchange(_worst() if row is None else row.value)[0]
 
 
 def sweep_subject(config: DictConfig) -> Subject:

@@ -22,10 +22,17 @@ from mdm_lightning.denoiser.lora import Adapter
 from mdm_lightning.errors import UserError
 from mdm_lightning.experiment.callbacks import build_callbacks, build_loggers
 from mdm_lightning.experiment.launch import launch_ranks, local_ranks, ranks_exist, world_size
-from mdm_lightning.experiment.precision import stored_precision
+from mdm_lightning.experiment.precision import refuse_low_precision, stored_precision
 from mdm_lightning.experiment.report import TrainingReport, corpus_entropies
 from mdm_lightning.experiment.runs import metadata, refuse_misfits, save_run
-from mdm_lightning.experiment.start import PublishedWeights, Start, adopt_sizes, build_published, find_start
+from mdm_lightning.experiment.start import (
+    PublishedWeights,
+    Start,
+    adopt_sizes,
+    build_published,
+    find_start,
+    give_memory,
+)
 from mdm_lightning.training.checkpointing import AtomicCheckpointIO
 from mdm_lightning.training.dashboards import GeneratedText, TensorBoard
 from mdm_lightning.training.datamodule import MaskedDataModule, accumulation
@@ -50,6 +57,7 @@ def train(config: DictConfig) -> float | None:
     ranks = local_ranks(config.trainer)
     world = world_size(config.trainer, ranks)
     accumulate = accumulation(config.training.global_batch_size, config.training.batch_size, world)
+    refuse_low_precision(config.trainer)
     start = find_start(config.ckpt, output, config.tokenizer)
     adopt_sizes(config, start, hydra.overrides.task)
     resumed = start.resumed
@@ -131,6 +139,9 @@ def _build_denoiser(
         dtype = stored_precision(config.trainer, frozen=adapter.freezes)
         denoiser = build_published(start.published, config.model, adapter, dtype)
         return denoiser, PublishedWeights(start.published, config.seed)
+    if start.resumed is not None and start.base is not None:  # maybe too large to be made in vain by every process
+        with torch.device("meta"):
+            return instantiate(config.model, vocab_size=data.tokenizer.vocab_size), give_memory
     if adapter.freezes:
         raise UserError("adapter= adapts weights that are there: give a published model, as in ckpt=owner/name")
     return instantiate(config.model, vocab_size=data.tokenizer.vocab_size), None

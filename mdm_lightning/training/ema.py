@@ -106,9 +106,10 @@ class ExponentialMovingAverage(Callback):
             return
         assert isinstance(pl_module, MaskedDiffusion)
         options = StateDictOptions(full_state_dict=True, strict=pl_module.strict_loading)
-        set_model_state_dict(pl_module, checkpoint["state_dict"], options=options)
+        if "state_dict" in checkpoint:
+            set_model_state_dict(pl_module, checkpoint["state_dict"], options=options)
         self.average = _clone(pl_module)
-        # Some strategies load "state_dict" after this hook, some before it: serve both.
+        # Some strategies load "state_dict", the average, after this hook; others have done so, and taken it out.
         checkpoint["state_dict"] = checkpoint[CURRENT_WEIGHTS]
         set_model_state_dict(pl_module, checkpoint["state_dict"], options=options)
 

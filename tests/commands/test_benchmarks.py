@@ -236,9 +236,44 @@ def test_sweeps_pair_instances(sweep: Measuring, model: Path, folder: Path, tmp_
     assert "exact match" in (tmp_path / "sweep/table.md").read_text()
 
 
+SHUFFLED = TURN.replace("task: turn", "task: shuffled") + "process_docs: !function shuffle.shuffled\n"
+
+
+def test_chance_in_a_task_is_the_same_every_time(benchmark, folder, tmp_path):
+    """Some of lm-eval's tasks shuffle by the global generators: again, and on two processes, they do so equally."""
+    (folder / "shuffle.py").write_text(
+        "import random\n\ndef shuffled(docs):\n    return docs.select(random.sample(range(len(docs)), min(9, len(docs))))\n"
+    )
+    (folder / "shuffled.yaml").write_text(SHUFFLED)
+    files = f"+evaluation.files.shuffled={folder / 'data'}"
+    asked = []
+    for name, ranks in (("a", ()), ("b", ()), ("c", ("trainer=ddp", "trainer.devices=2"))):
+        benchmark("shuffled", files, *ranks, name=name)
+        lines = (tmp_path / name / "lm_eval_shuffled.jsonl").read_text().splitlines()
+        asked.append([json.loads(line)["doc"]["number"] for line in lines])
+    assert asked[0] == asked[1] == asked[2]
+    assert len(set(asked[0])) == 9
+
+
+def test_cells_with_other_data_load_them(sweep: Measuring, model: Path, folder: Path, tmp_path: Path):
+    """A path that does not exist fails in its cell, whatever the other cell has loaded."""
+    options = ("evaluation=lm_eval", "evaluation.tasks=[turn]", f"evaluation.task_folders=[{folder}]")
+    files = f"+evaluation.files.turn={folder / 'data'},/nowhere"
+    grid = ("schedule.alpha=0.5", "schedule.beta=0.5", "sampler.steps=1", "sweep.limit=3", "sweep.baselines=[]")
+    outcome = sweep(f"ckpt={model}", *options, files, *grid, f"sweep.dir={tmp_path / 'sweep'}")
+    assert outcome.status == 1
+    assert "1 of 2 cells failed" in outcome.error
+    assert "/nowhere does not exist" in outcome.error
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["evaluation.tasks=[turn]", "evaluation.num_fewshot=9"], ["num_fewshot"]),
+        (
+            ["evaluation.tasks=[turn]", "evaluation.num_fewshot=1", "+evaluation.files.turn={folder}/pairs.jsonl"],
+            ["split"],
+        ),
         (["evaluation.tasks=[]"], ["evaluation.tasks=[...]"]),
         (["evaluation.tasks=[gsm8l]"], ["no task gsm8l", "gsm8k"]),
         (["evaluation.tasks=[turn]", "+evaluation.files.turn=/nowhere"], ["/nowhere does not exist"]),

@@ -119,12 +119,16 @@ def test_fine_tuned(tune: Tune, evaluate: Measuring, published, name, adapter, t
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 @pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
 def test_two_processes_fine_tune_as_one(tune: Tune, published, adapter, trainer, tmp_path):
+    """Up to a hundredth of how far the weights move."""
     start = (f"ckpt={published['llada']}", f"adapter={adapter}", "trainer.precision=32-true")
     assert tune("llada", *start, "run_dir=one").status == 0
     two = tune("llada", *start, "run_dir=two", f"trainer={trainer}", "trainer.accelerator=cpu", "trainer.devices=2")
     assert two.status == 0, two.stderr
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()
+    begun = {f"denoiser.{name}": value for name, value in read_published(published["llada"]).state_dict().items()}
+    moved = max(float((value - begun.get(key, torch.zeros(()))).abs().max()) for key, value in one.items())
+    assert moved > 2e-2
     for key, value in one.items():
         assert torch.allclose(value, two[key], atol=2e-4), key
 
@@ -235,6 +239,7 @@ def test_a_hub_name_without_a_network(script, tmp_path, cache):
         ("llada", ["ckpt={llada}", "adapter=lora", "adapter.rank=0"], ["rank must be at least 1"]),
         ("micro", ["adapter=lora"], ["adapter=", "published model"]),
         ("llada", ["ckpt={llada}", "data.response_field=null"], ["data.response_field"]),
+        ("llada", ["ckpt={llada}", "trainer.precision=bf16-true"], ["use trainer.precision=bf16-mixed"]),
         ("llada", ["ckpt={llada}", "data.prompt_field=question"], ["question", "data.prompt_field="]),
     ],
 )
@@ -243,6 +248,41 @@ def test_what_cannot_be_fine_tuned(tune: Tune, published, model, arguments, word
     assert outcome.status == 1
     for word in words:
         assert word in outcome.error
+
+
+def test_a_folder_of_another_run_is_not_touched(tune: Tune, published, tmp_path):
+    """A published model with a run_dir in which something else has begun."""
+    assert tune("llada", f"ckpt={published['llada']}", "adapter=lora", "run_dir=run").status == 0
+    before = (tmp_path / "run/checkpoints/last.ckpt").read_bytes()
+    other = tune("dream", f"ckpt={published['dream']}", "adapter=lora", "run_dir=run", "trainer.max_steps=6")
+    assert other.status == 1
+    assert "did not begin as" in other.error
+    assert "run_dir=" in other.error
+    assert (tmp_path / "run/checkpoints/last.ckpt").read_bytes() == before
+
+
+def test_adapters_remember_a_tokenizer_that_was_given(tune: Tune, evaluate: Measuring, published, tmp_path):
+    """The model brings none along: the checkpoint has it."""
+    folder = MODELS["llada"].write(tmp_path / "model")
+    tokenizer = ("tokenizer=file", f"tokenizer.name_or_path={published['llada']}")
+    start = ("llada", f"ckpt={folder}", "adapter=lora", "run_dir=run", *tokenizer)
+    assert tune(*start, "trainer.max_steps=2").status == 0
+    resumed = tune("llada", "ckpt=run", "adapter=lora", *tokenizer)
+    assert resumed.status == 0, resumed.stderr
+    outcome = evaluate("ckpt=run", "evaluation=likelihood")
+    assert outcome.status == 0, outcome.stderr
+
+
+def test_a_checkpoint_has_nothing_foreign_built(evaluate: Measuring, text_model: Path, tmp_path):
+    """Hydra would call whatever a checkpoint from somebody else names."""
+    for target in ("subprocess.Popen", "mdm_lightning.experiment.launch.subprocess.Popen", "os.system"):
+        checkpoint = load(text_model / "checkpoints/last.ckpt")
+        checkpoint["mdm_lightning"]["config"]["model"]["extra"] = {"_target_": target, "args": ["touch", "touched"]}
+        torch.save(checkpoint, tmp_path / "shared.ckpt")
+        outcome = evaluate("ckpt=shared.ckpt", "evaluation=samples")
+        assert outcome.status == 1
+        assert f"the checkpoint names {target}" in outcome.error
+    assert not (tmp_path / "touched").exists()
 
 
 def test_adapters_belong_to_their_model(tune: Tune, evaluate: Measuring, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mdm_lightning.training.ema import CURRENT_WEIGHTS
 from tests.commands.conftest import REPOSITORY, TINY, interfere, load, scalars
 
 TWO = ("trainer=ddp", "trainer.devices=2")
@@ -133,6 +134,24 @@ def test_a_sharded_run_resumes_as_a_replicated_one_of_one_process(train, tmp_pat
     assert scalars(tmp_path / "cut")["val/loss"][10] == pytest.approx(
         scalars(tmp_path / "whole")["val/loss"][10], rel=1e-3
     )
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_a_sharded_run_resumes_sharded(train, tmp_path):
+    """Weights and average go on; what was not sharded cannot be, and says so."""
+    sharded = ("trainer=fsdp", "trainer.devices=2")
+    assert train("run_dir=whole", *sharded).status == 0
+    stop = interfere("SendSignal", number="SIGTERM", step=5)
+    assert train("run_dir=cut", *sharded, *stop).status == 75
+    resumed = train("ckpt=cut", *sharded)
+    assert resumed.status == 0, resumed.stderr
+    for part in ("state_dict", CURRENT_WEIGHTS):
+        whole, cut = (load(tmp_path / run / "checkpoints/last.ckpt")[part] for run in ("whole", "cut"))
+        for name, value in whole.items():
+            assert torch.equal(value, cut[name]), (part, name)
+    assert train("run_dir=one", "trainer.max_steps=4").status == 0
+    assert "go on without trainer=fsdp" in train("ckpt=one", *sharded).error
 
 
 @pytest.mark.ddp

@@ -161,6 +161,9 @@ def test_chats():
     history = [{"role": "user", "content": "ab"}]
     assert lm.apply_chat_template(history) == "<u>ab<a>"
     begun = [*history, {"role": "assistant", "content": "x "}]
+    assert lm.apply_chat_template(begun, add_generation_prompt=False) == "<u>ab<a>x "
+    trimming = TEMPLATE.replace("m['content']", "m['content'] | trim")
+    lm.subject.tokenizer = Tokenizer.from_state(TOKENIZER.state() | {"chat_template": trimming})
     assert lm.apply_chat_template(begun, add_generation_prompt=False) == "<u>ab<a>x"
     assert lm._encode("a<|endoftext|>")[-1] == TOKENIZER.eos_id
     assert TOKENIZER.eos_id not in model(subject("abxy"))._encode("a<|endoftext|>")
