@@ -172,9 +172,21 @@ class LmEval:
         lines = "".join(json.dumps(sample, default=str, ensure_ascii=False) + "\n" for sample in samples)
         subject.outputs.file(f"lm_eval_{name.replace('/', '_')}.jsonl", lines)
         for number, sample in enumerate(samples[: self.show]):
-            prompt, answers = sample["arguments"][0][0], [answer for answers in sample["resps"] for answer in answers]
             scores = ", ".join(f"{metric}: {sample[metric]}" for metric in sample["metrics"])
-            subject.outputs.text(f"{name}/{number}", f"{prompt}\n→ {answers[0]}\n{scores}")
+            subject.outputs.text(f"{name}/{number}", f"{_shown(sample)}\n{scores}")
+
+
+def _shown(sample: Sample) -> str:
+    """A prompt with its answer, or with the log-likelihoods of the possible ones; or a text with its own, in nats."""
+    lines = [str(sample["arguments"][0][0])]
+    for arguments, (answer, *_) in zip(sample["arguments"], sample["resps"], strict=True):
+        if isinstance(answer, str):
+            lines.append(f"→ {answer}")
+        elif isinstance(answer, tuple):
+            lines.append(f"→ {arguments[1]}: {answer[0]:.4g}")
+        else:
+            lines.append(f"{answer:.4g}")
+    return "\n".join(lines)
 
 
 def _choose(tasks: "Sequence[Task]", limit: int | None, subject: Subject, name: str) -> dict[str, list[int]]:

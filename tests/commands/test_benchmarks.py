@@ -241,9 +241,8 @@ SHUFFLED = TURN.replace("task: turn", "task: shuffled") + "process_docs: !functi
 
 def test_chance_in_a_task_is_the_same_every_time(benchmark, folder, tmp_path):
     """Some of lm-eval's tasks shuffle by the global generators: again, and on two processes, they do so equally."""
-    (folder / "shuffle.py").write_text(
-        "import random\n\ndef shuffled(docs):\n    return docs.select(random.sample(range(len(docs)), min(9, len(docs))))\n"
-    )
+    body = "return docs.select(random.sample(range(len(docs)), min(9, len(docs))))"
+    (folder / "shuffle.py").write_text(f"import random\n\ndef shuffled(docs):\n    {body}\n")
     (folder / "shuffled.yaml").write_text(SHUFFLED)
     files = f"+evaluation.files.shuffled={folder / 'data'}"
     asked = []
