@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from matplotlib.figure import Figure
@@ -137,6 +137,19 @@ class Evaluation(Protocol):
     same rows as every other process."""
 
     def __call__(self, subject: Subject) -> Iterator[Row]: ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """An evaluation that fetches what takes time, and may fail, before the first of many cells."""
+
+    def prepare(self, subject: Subject) -> object:
+        """Has an effect once per subject.
+
+        Raises:
+            UserError: something cannot be had.
+        """
+        ...
 
 
 class Study(ABC):

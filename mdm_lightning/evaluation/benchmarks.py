@@ -85,9 +85,7 @@ class LmEval:
         """Raises:
         UserError: lm-eval is not installed, or a task cannot be run.
         """
-        if not self.tasks:
-            raise UserError("evaluation=lm_eval needs evaluation.tasks=[...], such as [gsm8k] or [humaneval]")
-        tasks = self._load(subject)
+        tasks = self.prepare(subject)
         from mdm_lightning.evaluation.harness_rows import score_rows, tally_rows
 
         chosen = {name: _choose(parts, self.limit, subject, name) for name, parts in tasks.items()}
@@ -98,7 +96,14 @@ class LmEval:
             yield from tally_rows(tally, settings)
             self._write(subject, name, results)
 
-    def _load(self, subject: Subject) -> "dict[str, list[Task]]":
+    def prepare(self, subject: Subject) -> "dict[str, list[Task]]":
+        """The tasks with their data, by the names that were asked for; loaded once per subject.
+
+        Raises:
+            UserError: there are none, lm-eval is not installed, or a task or its data cannot be had.
+        """
+        if not self.tasks:
+            raise UserError("evaluation=lm_eval needs evaluation.tasks=[...], such as [gsm8k] or [humaneval]")
         try:
             from mdm_lightning.evaluation.harness_catalogue import Catalogue
         except ImportError as error:

@@ -12,7 +12,7 @@ from mdm_lightning.diffusion.masking import mask_counts, seeded_generator
 from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.diffusion.profile import LossProfile
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import Row, Subject, batches, check_numbers
+from mdm_lightning.evaluation.base import NotApplicable, Row, Subject, batches, check_numbers
 from mdm_lightning.evaluation.figures import profile_figure
 
 
@@ -53,7 +53,8 @@ class Profile:
         """The profile, and the number of sequences behind it.
 
         Raises:
-            UserError: the sequences differ in their number of maskable positions, or there is but one.
+            NotApplicable: the sequences differ in their number of maskable positions.
+            UserError: there is but one.
         """
         validation = subject.data.validation
         length = int(validation[0]["maskable"].sum())
@@ -62,16 +63,17 @@ class Profile:
         if size < 2:
             raise UserError(f"a loss profile needs two validation sequences; data={subject.data.name} has one")
         units = batches(size, self.batch_size, subject.first)
+        # On every process for all batches, before any is shared out: all must come to the same conclusion.
+        if any((validation.__getitems__(unit)["maskable"].sum(1) != length).any() for unit in units):
+            raise NotApplicable(
+                f"the sequences of data={subject.data.name} differ in length: their profiles do not average"
+            )
         scores = subject.processes.map(lambda unit: self._scores(subject, unit, length, counts), units, "loss profile")
         return LossProfile.from_scores(counts, torch.cat(scores).numpy(), length), size
 
     def _scores(self, subject: Subject, unit: range, length: int, counts: list[int]) -> Float64[Tensor, "b j"]:
         """Each sequence's mean cross-entropy in nats over its masked positions, at every knot."""
         clean = subject.data.validation.__getitems__(unit)
-        if not (clean["maskable"].sum(1) == length).all():
-            raise UserError(
-                f"the sequences of data={subject.data.name} differ in length: their profiles do not average"
-            )
         generator = seeded_generator(subject.seed, unit.start)
         noise = torch.rand(clean["tokens"].shape, generator=generator, dtype=torch.float64)
         columns = []

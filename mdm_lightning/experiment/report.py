@@ -23,10 +23,11 @@ def corpus_entropies(data: PreparedData) -> dict[str, float]:
 
 
 class TrainingReport:
-    """Collects the results of a run, writes them to ``results.json`` and prints them."""
+    """Collects the results of a run, with averaged weights or not, writes them to ``results.json`` and prints them."""
 
-    def __init__(self, folder: Path, data: PreparedData) -> None:
+    def __init__(self, folder: Path, data: PreparedData, *, averaged: bool) -> None:
         self.folder = folder
+        self.averaged = averaged
         self.data = data
         self.started = time.perf_counter()
 
@@ -47,11 +48,12 @@ class TrainingReport:
             samples: generated text.
         """
         seconds = time.perf_counter() - self.started
+        weights = "; averaged weights" if self.averaged else ""
         folder = shlex.quote(_short(self.folder))
         lines = [
             "",
             f"Training         {step:,} steps, {tokens:,} tokens in {seconds:,.0f} s ({speed:,.0f} tokens/s)",
-            f"Validation NLL   {values['val/loss']:.4f} nats/token (upper bound; averaged weights)",
+            f"Validation NLL   {values['val/loss']:.4f} nats/token (upper bound{weights})",
             f"Perplexity       {values['val/perplexity']:.2f}",
         ]
         if "val/bits_per_byte" in values:

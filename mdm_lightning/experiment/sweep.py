@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.data.atomic import write_atomically
 from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.base import Prepares
 from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.experiment.command import ERROR_FILE
 from mdm_lightning.experiment.evaluate import build_evaluations
@@ -110,12 +111,17 @@ def _plan(overrides: Sequence[str], conf: Path) -> tuple[SweepPlan, DictConfig, 
 def _run(plan: SweepPlan, config: DictConfig, origin: Origin, main: Main, processes: Processes) -> None:
     output = Path(config.sweep.dir).resolve()
     with processes.together():
-        build_evaluations(config.evaluation)  # what cannot be built fails now, and once
+        evaluations = build_evaluations(config.evaluation)  # what cannot be built fails now, and once
         if processes.first:
             _register(output, config, origin)
     in_this_process = "BasicLauncher" in config.hydra.launcher._target_
     if in_this_process:
-        sweep_subject(config)
+        subject = sweep_subject(config)
+        if not any(axis.key_or_group.startswith("evaluation") for axis in plan.axes):
+            with processes.together():  # and so does what cannot be had
+                for evaluation in evaluations.values():
+                    if isinstance(evaluation, Prepares):
+                        evaluation.prepare(subject)
     grid = plan.grid()
     if processes.first and in_this_process and config.trainer.enable_progress_bar:
         PROGRESS.start(plan.cells(grid))

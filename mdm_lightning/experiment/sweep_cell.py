@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.data.source import digest
 from mdm_lightning.evaluation.advice import gap_row, predictable, predicted_gap
-from mdm_lightning.evaluation.base import NoData, NotApplicable, Row, Subject
+from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.experiment.callbacks import build_loggers
 from mdm_lightning.experiment.command import explain
@@ -134,7 +134,7 @@ def _prediction(profile: DictConfig | None, sampler: Sampler, subject: Subject) 
     first, subject.first = subject.first, 0
     try:
         measured, sequences = subject.once("loss profile", lambda: instantiate(profile).measure(subject))
-    except NoData:
+    except NotApplicable:  # without data, or for prompts with responses, there is no prediction
         return []
     finally:
         subject.first = first

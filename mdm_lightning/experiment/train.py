@@ -75,7 +75,7 @@ def train(config: DictConfig) -> float | None:
         tokenizer = Given(start.tokenizer)
     data = instantiate(config.data).prepare(tokenizer, Path(config.cache_dir))
     module = _build_module(config, data, start)
-    report = TrainingReport(output, data)
+    report = TrainingReport(output, data, averaged=config.training.ema is not None)
     trainer: Trainer = instantiate(
         config.trainer,
         accumulate_grad_batches=accumulate,

@@ -254,6 +254,16 @@ def test_chance_in_a_task_is_the_same_every_time(benchmark, folder, tmp_path):
     assert len(set(asked[0])) == 9
 
 
+def test_what_no_cell_could_have_fails_at_once(sweep: Measuring, model: Path, tmp_path: Path):
+    """Before the first cell, in one line."""
+    options = ("evaluation=lm_eval", "evaluation.tasks=[humaneval]", "sampler.steps=1,2", "logger=tensorboard")
+    outcome = sweep(f"ckpt={model}", *options, f"sweep.dir={tmp_path / 'sweep'}")
+    assert outcome.status == 1
+    assert "allow_code_execution=true" in outcome.error
+    assert "cells failed" not in outcome.error
+    assert not (tmp_path / "sweep/cells").exists()
+
+
 def test_cells_with_other_data_load_them(sweep: Measuring, model: Path, folder: Path, tmp_path: Path):
     """A path that does not exist fails in its cell, whatever the other cell has loaded."""
     options = ("evaluation=lm_eval", "evaluation.tasks=[turn]", f"evaluation.task_folders=[{folder}]")

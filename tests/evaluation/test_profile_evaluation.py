@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mdm_lightning.diffusion.profile import LossProfile
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import Subject
+from mdm_lightning.evaluation.base import NotApplicable, Subject
 from mdm_lightning.evaluation.profile import Profile, revealed_counts
 
 from .corpora import Rows, Shown, text_subject
@@ -115,7 +115,7 @@ def test_prompts_are_not_measured():
 def test_sequences_of_unequal_lengths_have_no_common_profile():
     subject = law_subject(1)
     data = dataclasses.replace(subject.data, validation=Prompted(subject.data.validation.stream.reshape(-1, 4)))
-    with pytest.raises(UserError, match="differ in length"):
+    with pytest.raises(NotApplicable, match="differ in length"):
         Profile().measure(dataclasses.replace(subject, prepare=lambda: data))
 
 
