@@ -17,7 +17,7 @@ from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Evaluation, NoData, NotApplicable, Row, Study, Subject
 from mdm_lightning.experiment.callbacks import build_loggers
 from mdm_lightning.experiment.command import explain
-from mdm_lightning.experiment.export import choose_layout, export
+from mdm_lightning.experiment.export import choose_layout, export, refuse_occupied
 from mdm_lightning.experiment.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
 from mdm_lightning.experiment.origin import choose_origin, describe_origin, find_origin, needs_checkpoint
 from mdm_lightning.experiment.precision import precision_context
@@ -36,6 +36,8 @@ def evaluate(config: DictConfig) -> None:
     hydra = HydraConfig.get()
     output = Path(hydra.runtime.output_dir)
     evaluations = build_evaluations(config.evaluation)
+    if config.export is not None:  # before the work; nothing is written until all processes have come this far
+        refuse_occupied(Path(config.export))
     origin = find_origin(config.ckpt, config.get("data"), config.get("tokenizer"))
     if origin is None:
         _conduct(evaluations, config, output)

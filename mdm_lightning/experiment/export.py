@@ -37,6 +37,16 @@ def choose_layout(denoiser: Denoiser, origin: Origin) -> Layout:
     return Layout(published.model.family, _config(published), _files(published.path))
 
 
+def refuse_occupied(folder: Path) -> None:
+    """An export replaces nothing: other runs may depend on the model that is there.
+
+    Raises:
+        UserError: the folder holds something.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"export={folder} is not empty, and might hold another model: choose a new folder")
+
+
 def _config(published: Published) -> dict[str, Any]:
     """The model's own configuration; the code that it names is where it was: on the hub, or nowhere."""
     config = dict(published.model.weights.config)

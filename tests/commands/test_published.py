@@ -164,6 +164,16 @@ def test_a_run_is_exported_in_mdlms_layout(evaluate: Measuring, text_model: Path
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
 
 
+def test_an_export_replaces_nothing(evaluate: Measuring, published, tmp_path):
+    """Other runs may depend on the model that is there."""
+    target = write_with_tokenizer(MODELS["llada"], tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    outcome = evaluate(f"ckpt={published['dream']}", "evaluation=none", f"export={target}")
+    assert outcome.status == 1
+    assert "is not empty" in outcome.error
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+
+
 def test_precision_is_that_of_the_trainer(evaluate: Measuring, published, pairs, tmp_path):
     """In bfloat16 the likelihood differs a little."""
     data = ("data=files", f"data.path={pairs}", "data.length=16", "evaluation=likelihood")
