@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from mdm_lightning.data.hub import TOKENIZER_FILES
+from mdm_lightning.data.hub import TOKENIZER_FILES, has_tokenizer
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.denoiser.export import Layout, mdlm_layout, write_published
@@ -59,9 +59,9 @@ def _config(published: Published) -> dict[str, Any]:
 
 def _files(folder: Path) -> list[Path]:
     """What goes with the weights as it is: the tokenizer, and settings of generation."""
-    names = [*TOKENIZER_FILES, "generation_config.json"]
-    found = [folder / name for name in names if (folder / name).is_file()] if folder.is_dir() else []
-    return found if any(path.name in ("tokenizer.json", "vocab.json") for path in found) else []
+    if not has_tokenizer(folder):
+        return []
+    return [folder / name for name in (*TOKENIZER_FILES, "generation_config.json") if (folder / name).is_file()]
 
 
 def export(subject: Subject, layout: Layout, origin: Origin, rows: Mapping[str, Sequence[Row]], folder: Path) -> None:

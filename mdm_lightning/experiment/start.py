@@ -145,9 +145,8 @@ def continue_in_place(arguments: list[str]) -> list[str]:
     values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     ckpt = values.get("ckpt", "").strip("'\"")
     multirun = {"-m", "--multirun"} & set(arguments)
-    if ckpt in ("", "null", "auto") or "run_dir" in values or "hydra.run.dir" in values or multirun:
-        return arguments
-    if names_published(ckpt):
+    placed = "run_dir" in values or "hydra.run.dir" in values
+    if ckpt in ("", "null", "auto") or placed or multirun or names_published(ckpt):
         return arguments
     path = find_checkpoint(ckpt, RUNS).resolve()
     rest = [argument for argument in arguments if not argument.startswith("ckpt=")]
@@ -162,11 +161,13 @@ def adopt_sizes(config: DictConfig, start: Start, overrides: list[str]) -> None:
         overrides: of the command line, which may not ask for other sizes.
 
     Raises:
-        UserError: ``model=`` is of another architecture, or asks for what the published model has not.
+        UserError: ``model=`` is of another architecture, or asks for what the published model has not; or a checkpoint
+            names something else than a denoiser.
     """
     model, sizes = config.model, dict(start.sizes)
     if not sizes:
         return
+    refuse_foreign(sizes)  # they may be a checkpoint's, and become part of what is built
     target = sizes.pop("_target_")
     if get_class(model._target_) is not get_class(target):
         size = "" if start.published is None else f": choose model={start.published.model.family.size}"

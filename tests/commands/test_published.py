@@ -295,6 +295,19 @@ def test_a_checkpoint_has_nothing_foreign_built(evaluate: Measuring, text_model:
     assert not (tmp_path / "touched").exists()
 
 
+def test_nor_is_anything_foreign_built_to_go_on_with_it(tune: Tune, published, tmp_path):
+    """A run that began as a published model decides the sizes, and nothing else."""
+    assert tune("llada", f"ckpt={published['llada']}", "run_dir=run").status == 0
+    checkpoint = load(tmp_path / "run/checkpoints/last.ckpt")
+    foreign = {"_target_": "subprocess.Popen", "args": ["touch", "touched"]}
+    checkpoint["mdm_lightning"]["config"]["model"]["extra"] = foreign
+    torch.save(checkpoint, tmp_path / "shared.ckpt")
+    outcome = tune("llada", "ckpt=shared.ckpt", "trainer.max_steps=6")
+    assert outcome.status == 1
+    assert "the checkpoint names subprocess.Popen" in outcome.error
+    assert not (tmp_path / "touched").exists()
+
+
 def test_adapters_belong_to_their_model(tune: Tune, evaluate: Measuring, tmp_path):
     """Other weights under the same path, other adapters, and no adapters at all are noticed."""
     folder = write_with_tokenizer(MODELS["llada"], tmp_path / "model")
