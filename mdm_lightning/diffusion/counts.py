@@ -1,4 +1,4 @@
-"""How many positions to reveal per step: rounding a schedule, and the best of all counts by dynamic programming."""
+"""A schedule on a grid of steps, and the best of all counts per step by dynamic programming."""
 
 from collections.abc import Sequence
 
@@ -20,13 +20,8 @@ def alphas_on_grid(schedule: MaskSchedule, steps: int) -> Float64[np.ndarray, " 
     return np.concatenate([[0.0], inside, [1.0]])
 
 
-def expected_counts(schedule: MaskSchedule, steps: int, length: int) -> Int64[np.ndarray, " k"]:
-    """Cumulative rounding: round(n alpha_t) of n positions are revealed by time t (the sampler's count Expected)."""
-    return np.diff(np.round(length * alphas_on_grid(schedule, steps)).astype(np.int64))
-
-
 def schedule_of_counts(counts: Sequence[int] | Int64[np.ndarray, " k"]) -> TabulatedSchedule:
-    """The schedule whose expected counts on a uniform grid of as many steps are the given ones."""
+    """The schedule with which the sampler's count Expected, in as many steps, reveals the given numbers."""
     revealed = np.concatenate([[0], np.cumsum(counts)])
     return TabulatedSchedule((revealed / revealed[-1]).tolist())
 

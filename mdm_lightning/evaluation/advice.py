@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
-
 from mdm_lightning.diffusion.profile import Estimate, LossProfile
 from mdm_lightning.diffusion.schedule import (
     BetaSchedule,
@@ -21,8 +19,7 @@ from mdm_lightning.evaluation.advice_figures import grid_figure, landscape_figur
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
 from mdm_lightning.evaluation.description import describe
 from mdm_lightning.evaluation.profile import Profile
-from mdm_lightning.sampling.count import Binomial, PlannedCount
-from mdm_lightning.sampling.noise import SequenceNoise
+from mdm_lightning.sampling.count import Binomial, FixedCount
 from mdm_lightning.sampling.order import Random
 from mdm_lightning.sampling.sampler import Sampler
 
@@ -104,8 +101,7 @@ def predicted_gap(profile: LossProfile, sampler: Sampler, steps: int | None) -> 
 
 def predictable(sampler: Sampler) -> bool:
     """Whether a profile says anything of a sampler's count: not of adaptive counts, remasking, blocks."""
-    count = sampler.count
-    return sampler.blocks.length is None and isinstance(count, PlannedCount) and not count.remasks
+    return sampler.blocks.length is None and isinstance(sampler.count, Binomial | FixedCount)
 
 
 def gap_row(gap: Estimate, length: int, sequences: int, settings: dict[str, str | int | float]) -> Row:
@@ -162,13 +158,9 @@ def advice_text(found: Sequence[Advice], length: int, sampler: Sampler, path: st
 
 def _gap(profile: LossProfile, sampler: Sampler, schedule: MaskSchedule, steps: int) -> Estimate:
     """The gap of a predictable sampler with another schedule."""
-    count = sampler.count
-    if isinstance(count, Binomial):
-        return profile.gap(schedule, steps)
-    assert isinstance(count, PlannedCount)
-    everywhere = torch.ones(1, profile.length, dtype=torch.bool)
-    plan = count.plan(schedule, torch.tensor([steps]), everywhere, SequenceNoise(0, [0]))
-    return profile.gap_of_counts(plan.quota()[0].numpy())
+    if isinstance(sampler.count, FixedCount):
+        return profile.gap_of_counts(sampler.count.counts(schedule, steps, profile.length))
+    return profile.gap(schedule, steps)
 
 
 def _to_json(found: Sequence[Advice]) -> str:

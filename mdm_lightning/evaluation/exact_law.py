@@ -25,8 +25,7 @@ from mdm_lightning.diffusion.counts import alphas_on_grid
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
 from mdm_lightning.evaluation.description import describe_sampler
-from mdm_lightning.sampling.count import Binomial, PlannedCount
-from mdm_lightning.sampling.noise import SequenceNoise
+from mdm_lightning.sampling.count import Binomial, FixedCount, PlannedCount
 from mdm_lightning.sampling.order import Random
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
@@ -73,18 +72,16 @@ class ExactSampler:
         Args:
             schedule: mask schedule.
             steps: step budget.
-            count: Binomial, or a count that is the same whatever the noise.
+            count: how many positions to reveal at each step.
 
         Raises:
             ValueError: the count masks positions again.
         """
         if isinstance(count, Binomial):
             return self._mixture(np.diff(alphas_on_grid(schedule, steps))) @ self._laws
-        if count.remasks:
+        if not isinstance(count, FixedCount):
             raise ValueError(f"ExactSampler: {type(count).__name__} masks positions again, which is not enumerated")
-        everything = torch.ones(1, self.length, dtype=torch.bool)
-        plan = count.plan(schedule, torch.tensor([steps]), everything, SequenceNoise(0, range(1)))
-        return self.law_of_counts(plan.quota()[0].tolist())
+        return self.law_of_counts(count.counts(schedule, steps, self.length).tolist())
 
     def law_of_counts(self, counts: list[int]) -> Float64[np.ndarray, " s"]:
         """The law of the output if exactly n_k positions, at random, are revealed at step k.
@@ -186,7 +183,7 @@ def divergence(p: Float64[np.ndarray, " s"], q: Float64[np.ndarray, " s"]) -> fl
     return float(special.rel_entr(p, q).sum())
 
 
-def _enumerable_count(sampler: Sampler) -> PlannedCount:
+def _enumerable_count(sampler: Sampler) -> Binomial | FixedCount:
     """The sampler's count.
 
     Raises:
@@ -194,7 +191,7 @@ def _enumerable_count(sampler: Sampler) -> PlannedCount:
     """
     count, one_block = sampler.count, sampler.blocks.length is None
     plain = sampler.tokens == TokenSampler() and sampler.guidance.scale == 0 and one_block
-    if not (plain and isinstance(sampler.order, Random) and isinstance(count, PlannedCount) and not count.remasks):
+    if not (plain and isinstance(sampler.order, Random) and isinstance(count, Binomial | FixedCount)):
         raise NotApplicable(
             "evaluation=exact_law enumerates order=random with a planned count (binomial, expected, ...), without "
             "temperature, top-k, top-p, guidance and blocks"

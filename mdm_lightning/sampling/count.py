@@ -8,10 +8,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from mdm_lightning.diffusion.counts import check_steps
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.sampling.evidence import Candidates, confidence, entropy
 from mdm_lightning.sampling.noise import SequenceNoise
@@ -79,16 +81,40 @@ def alpha_grid(schedule: MaskSchedule, steps: Int64[Tensor, " b"]) -> Float64[Te
     return torch.where(t == 0, 0.0, torch.where(t == 1, 1.0, alpha))[row]
 
 
-def _plan_in_random_order(
-    quota: Int64[Tensor, "b k"],
-    steps: Int64[Tensor, " b"],
-    generated: Bool[Tensor, "b l"],
-    noise: SequenceNoise,
-) -> RevealPlan:
-    """Reveals ``quota`` positions at each step, in the order of their reveal times."""
-    times = noise.reveal_times(generated.shape[1]).masked_fill(~generated, math.inf)
-    rank = times.argsort(dim=1, stable=True).argsort(dim=1)
-    return RevealPlan.once(torch.searchsorted(quota.cumsum(1), rank, right=True), generated, steps)
+class FixedCount(PlannedCount):
+    """A planned count without chance: the numbers per step follow from schedule, steps and positions alone."""
+
+    @abstractmethod
+    def quota(self, schedule: MaskSchedule, steps: Int64[Tensor, " b"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
+        """How many of n positions are revealed at each step: what the sampler does, advice scores and exact laws
+        enumerate.
+
+        Args:
+            schedule: mask schedule.
+            steps: number of steps of each sequence.
+            n: positions to be revealed in each sequence, to which its quota sums.
+        """
+
+    def plan(
+        self,
+        schedule: MaskSchedule,
+        steps: Int64[Tensor, " b"],
+        generated: Bool[Tensor, "b l"],
+        noise: SequenceNoise,
+    ) -> RevealPlan:
+        quota = self.quota(schedule, steps, generated.sum(1))
+        times = noise.reveal_times(generated.shape[1]).masked_fill(~generated, math.inf)
+        rank = times.argsort(dim=1, stable=True).argsort(dim=1)
+        return RevealPlan.once(torch.searchsorted(quota.cumsum(1), rank, right=True), generated, steps)
+
+    def counts(self, schedule: MaskSchedule, steps: int, n: int) -> Int64[np.ndarray, " k"]:
+        """The quota of one sequence.
+
+        Raises:
+            ValueError: there is not at least one step.
+        """
+        check_steps(steps)
+        return self.quota(schedule, torch.tensor([steps]), torch.tensor([n]))[0].numpy()
 
 
 @dataclass(frozen=True)
@@ -113,56 +139,44 @@ class Binomial(PlannedCount):
 
 
 @dataclass(frozen=True)
-class Expected(PlannedCount):
+class Expected(FixedCount):
     """Cumulative rounding: round(n alpha_t) of the n masked positions are revealed by time t.
 
     The count that the energy-minimising schedules are meant for (Chen et al., 2025). Some schedules reveal nothing at
     some steps; such a step costs no forward pass.
     """
 
-    def plan(
-        self,
-        schedule: MaskSchedule,
-        steps: Int64[Tensor, " b"],
-        generated: Bool[Tensor, "b l"],
-        noise: SequenceNoise,
-    ) -> RevealPlan:
-        revealed = (generated.sum(1, keepdim=True) * alpha_grid(schedule, steps)).round().long()
-        return _plan_in_random_order(revealed.diff(dim=1), steps, generated, noise)
+    def quota(self, schedule: MaskSchedule, steps: Int64[Tensor, " b"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
+        return (n[:, None] * alpha_grid(schedule, steps)).round().long().diff(dim=1)
 
 
 @dataclass(frozen=True)
-class LargestRemainder(PlannedCount):
+class LargestRemainder(FixedCount):
     """Each step reveals its share n (alpha_t - alpha_s), rounded by the method of largest remainders, earlier first.
 
     With the linear schedule all shares are equal: n // steps per step, and one more in each of the first n % steps
     steps, which is LLaDA's rule (Nie et al., 2025). Expected spreads the remainder over the steps instead.
     """
 
-    def plan(
-        self,
-        schedule: MaskSchedule,
-        steps: Int64[Tensor, " b"],
-        generated: Bool[Tensor, "b l"],
-        noise: SequenceNoise,
-    ) -> RevealPlan:
-        n = generated.sum(1, keepdim=True)
+    def quota(self, schedule: MaskSchedule, steps: Int64[Tensor, " b"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
         # In units of 1e-9 positions: shares that are equal but for rounding must tie.
-        share = (n * alpha_grid(schedule, steps).diff(dim=1) * 1e9).round().long()
+        share = (n[:, None] * alpha_grid(schedule, steps).diff(dim=1) * 1e9).round().long()
         quota = torch.div(share, 10**9, rounding_mode="floor")
         by_remainder = (share - quota * 10**9).argsort(dim=1, descending=True, stable=True)
-        quota += (by_remainder.argsort(dim=1) < n - quota.sum(1, keepdim=True)).long()
-        return _plan_in_random_order(quota, steps, generated, noise)
+        return quota + (by_remainder.argsort(dim=1) < n[:, None] - quota.sum(1, keepdim=True)).long()
 
 
 @dataclass(frozen=True)
-class FirstHitting(PlannedCount):
+class FirstHitting(FixedCount):
     """Exactly one position per forward pass: the limit of infinitely many steps (Zheng et al., 2024).
 
     Neither the schedule nor the step budget matters; the forward passes are as many as the masked positions. With the
     order Random, the order is that of Binomial under every schedule.
     """
 
+    def quota(self, schedule: MaskSchedule, steps: Int64[Tensor, " b"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
+        return (torch.arange(int(n.max())) < n[:, None]).long()
+
     def plan(
         self,
         schedule: MaskSchedule,
@@ -170,8 +184,7 @@ class FirstHitting(PlannedCount):
         generated: Bool[Tensor, "b l"],
         noise: SequenceNoise,
     ) -> RevealPlan:
-        n = generated.sum(1)
-        return _plan_in_random_order(torch.ones(len(n), int(n.max()), dtype=torch.int64), n, generated, noise)
+        return super().plan(schedule, generated.sum(1), generated, noise)
 
 
 @dataclass(frozen=True)

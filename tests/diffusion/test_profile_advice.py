@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from mdm_lightning.diffusion.counts import cheapest_counts, expected_counts
+from mdm_lightning.diffusion.counts import cheapest_counts
 from mdm_lightning.diffusion.profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, SquaredSineSchedule
+from mdm_lightning.sampling.count import Expected
 
 from .profiles import random_profile, smooth_profile
 from .tables import SCHEDULES
@@ -38,7 +39,7 @@ def test_dynamic_programme_beats_every_schedule(steps):
     for profile in (smooth_profile(50, 13), random_profile(50, seed=0)):
         best = profile.nelbo_of_counts(profile.best_counts(steps)).value
         for schedule in SCHEDULES:
-            assert best <= profile.nelbo_of_counts(expected_counts(schedule, steps, 50)).value + 1e-9
+            assert best <= profile.nelbo_of_counts(Expected().counts(schedule, steps, 50)).value + 1e-9
             assert best <= profile.nelbo(schedule, steps).value + 1e-9, "a mean over counts"
 
 
@@ -53,7 +54,7 @@ def test_useless_steps_stay_empty():
 def test_optimal_schedule_reproduces_the_counts(n, steps):
     profile = smooth_profile(n, min(n, 9)) if n > 1 else LossProfile(1, [0], [2.0])
     schedule = profile.optimal_schedule(steps)
-    assert expected_counts(schedule, steps, n).tolist() == profile.best_counts(steps).tolist()
+    assert Expected().counts(schedule, steps, n).tolist() == profile.best_counts(steps).tolist()
 
 
 @pytest.mark.parametrize("steps", [2, 5, 16, 64])
@@ -85,7 +86,7 @@ def test_best_beta_of_counts_is_better_at_its_own_game(steps):
     profile = smooth_profile(40, 9)
 
     def value(schedule: BetaSchedule) -> float:
-        return profile.nelbo_of_counts(expected_counts(schedule, steps, 40)).value
+        return profile.nelbo_of_counts(Expected().counts(schedule, steps, 40)).value
 
     best = value(profile.best_beta_of_counts(steps))
     grid = np.geomspace(0.1, 3, 12)
@@ -98,7 +99,7 @@ def test_best_beta_of_counts_is_no_worse_than_the_other_best_beta(seed):
     """Although the counts' score has plateaus, in which a search may get lost."""
     profile, steps = random_profile(60, seed), 12
     found, other = (
-        profile.nelbo_of_counts(expected_counts(schedule, steps, 60)).value
+        profile.nelbo_of_counts(Expected().counts(schedule, steps, 60)).value
         for schedule in (profile.best_beta_of_counts(steps), profile.best_beta(steps))
     )
     assert found <= other + 1e-9
@@ -107,7 +108,7 @@ def test_best_beta_of_counts_is_no_worse_than_the_other_best_beta(seed):
 def test_as_many_steps_as_positions_are_best_spent_one_by_one():
     """The linear schedule then has no gap in counts, unlike the independent step, which the plain search minds."""
     profile = smooth_profile(32, 9).monotone()
-    assert profile.gap_of_counts(expected_counts(profile.best_beta_of_counts(32), 32, 32)).value == pytest.approx(0)
+    assert profile.gap_of_counts(Expected().counts(profile.best_beta_of_counts(32), 32, 32)).value == pytest.approx(0)
     assert profile.gap(LinearSchedule(), 32).value > 0.1
 
 
