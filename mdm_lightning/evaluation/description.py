@@ -1,6 +1,7 @@
 """How something was sampled, in the few words that a table has room for."""
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,14 +40,19 @@ def describe_sampler(sampler: Sampler, steps: int | None = None) -> dict[str, st
 def describe(component: Any) -> str:
     """The name of a component's class, and its parameters: "Linear", "Beta(0.9, 0.3)", "Confidence".
 
-    What is switched off, a parameter whose default is nothing (0, None, empty) and that has it, is left out.
+    Parameters are those of the constructor that the component keeps under the same name; a plain class that keeps them
+    otherwise can say what it is by a ``__repr__`` of its own. What is switched off, a parameter whose default is
+    nothing (0, None, empty) and that has it, is left out.
     """
-    name = type(component).__name__.removesuffix("Schedule")
+    kind = type(component)
+    if not dataclasses.is_dataclass(kind) and kind.__repr__ is not object.__repr__:
+        return repr(component)
+    name = kind.__name__.removesuffix("Schedule")
     shown = []
-    for parameter in dataclasses.fields(component):
-        value = getattr(component, parameter.name)
+    for parameter in inspect.signature(kind).parameters.values():
+        value = getattr(component, parameter.name, parameter.default)
         off = not parameter.default and value == parameter.default
-        if parameter.init and not off:
+        if value is not parameter.empty and not off:
             shown.append(_value(value))
     return f"{name}({', '.join(shown)})" if shown else name
 

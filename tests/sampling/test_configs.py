@@ -1,5 +1,7 @@
 """Every preset composes, instantiates and runs; every part can be chosen on the command line."""
 
+import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
 
+from mdm_lightning.sampling import presets
 from mdm_lightning.sampling.sampler import Sampler
 
 from .toys import TinyDenoiser, masks, noise
@@ -76,3 +79,15 @@ def test_the_llada_preset_has_lladas_counts_per_block():
     )
     per_step = torch.bincount(samples.revealed_at[0], minlength=24).tolist()
     assert per_step == [3] * 8 + [2] * 4 + [3] * 8 + [2] * 4
+
+
+@pytest.mark.parametrize("name", names("sampler"))
+def test_presets_as_functions_are_those_of_the_configuration(name):
+    made = getattr(presets, name)()
+    configured = sampler(f"sampler={name}")
+    assert replace(made, schedule=configured.schedule) == configured
+
+
+def test_every_preset_is_also_a_function():
+    functions = {name for name, value in vars(presets).items() if inspect.isfunction(value)}
+    assert functions == set(names("sampler"))
