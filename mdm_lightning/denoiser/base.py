@@ -12,6 +12,18 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
+from mdm_lightning.errors import UserError
+
+
+class NoDistribution(UserError):
+    """A denoiser's logits are no distribution: one of them is NaN or +inf, or none is finite."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"the model predicts NaN or infinite logits at {where}: its weights are broken, or too large for the "
+            "precision (try trainer.precision=32-true)"
+        )
+
 
 class Denoiser(nn.Module, ABC):
     """Predicts p(x_i | unmasked tokens) at every position.
@@ -48,7 +60,7 @@ class Denoiser(nn.Module, ABC):
 
     @abstractmethod
     def head(self, hidden: Float[Tensor, "m h"]) -> Float[Tensor, "m d"]:
-        """Logits over the d ordinary tokens for rows of hidden states."""
+        """Logits over the d ordinary tokens for rows of hidden states; -inf for probability zero."""
 
     def cross_entropy(self, hidden: Float[Tensor, "m h"], targets: Int64[Tensor, " m"]) -> Float32[Tensor, " m"]:
         """-log p(target) in nats for rows of hidden states, in float32 whatever the precision of the trunk."""

@@ -17,8 +17,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from mdm_lightning.diffusion.masking import mask_counts, seeded_generator
-from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.evaluation.base import Subject, batches
+from mdm_lightning.evaluation.measuring import measure_nelbo
 
 
 class Conditional(NamedTuple):
@@ -145,9 +145,8 @@ class ConditionalLikelihood:
         # Denoisers that look at alpha saw whole sequences in training, and see them in sampling.
         alpha = (1 - count / (~padding).sum(1)).float()
         batch = batch._replace(alpha=alpha, padding=padding if padding.any() else None)
-        with torch.inference_mode():
-            estimate = nelbo(subject.denoiser, batch.to(subject.device))
-        return (estimate.per_sequence.double().cpu() * factor).tolist()
+        estimate = measure_nelbo(subject, batch, lambda row: f"request {unit[row][0]}")
+        return (estimate.per_sequence * factor).tolist()
 
 
 def windows(context: Sequence[int], target: Sequence[int], length: int, key: int) -> list[Conditional]:

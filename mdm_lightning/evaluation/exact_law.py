@@ -19,7 +19,7 @@ from scipy import sparse, special
 from torch import Tensor
 
 from mdm_lightning.data.toy import Law
-from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.denoiser.base import Denoiser, NoDistribution
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.counts import alphas_on_grid
 from mdm_lightning.diffusion.schedule import MaskSchedule
@@ -45,6 +45,7 @@ class ExactSampler:
 
     Raises:
         ValueError: the law is too large to enumerate, or does not fit the denoiser.
+        NoDistribution: the denoiser's logits are NaN or infinite.
     """
 
     def __init__(self, law: Law, denoiser: Denoiser | None = None) -> None:
@@ -228,4 +229,8 @@ def _conditionals(denoiser: Denoiser, states: Int64[np.ndarray, "z n"]) -> Float
             hidden = denoiser(batch.to(device))
             logits = denoiser.head(hidden.flatten(0, 1)).double().unflatten(0, hidden.shape[:2])
             tables.append(logits.softmax(-1).cpu())
+            flawed = (batch == denoiser.mask_id) & ~tables[-1].isfinite().all(-1)
+            if bool(flawed.any()):
+                row, position = flawed.nonzero()[0].tolist()
+                raise NoDistribution(f"position {position} of the partly masked sequence {batch[row].tolist()}")
     return torch.cat(tables).numpy()

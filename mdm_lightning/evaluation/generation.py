@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import NotApplicable, Row, Settings, Subject, batches, check_numbers
 from mdm_lightning.evaluation.cost import cost_rows
 from mdm_lightning.evaluation.description import describe_sampler
@@ -82,7 +83,7 @@ class Generation:
         def measure(unit: range) -> tuple[dict[str, Float64[np.ndarray, " b"]], Scores]:
             batch = tokens[unit.start : unit.stop]
             decoded = [subject.tokenizer.decode(row, skip_special=False) for row in batch]
-            return diversity(batch), scorer(batch, decoded)
+            return diversity(batch), self._score(scorer, batch, decoded, unit.start)
 
         parts = subject.processes.map(measure, batches(len(tokens), self.batch_size), "judging")
         measures = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
@@ -90,6 +91,19 @@ class Generation:
         duplicates = copied(tokens, subject.data.train.stream, width, subject.processes).mean(axis=1)
         scores = Scores(*(np.concatenate(column) for column in zip(*(part for _, part in parts), strict=True)))
         return {**measures, "duplicates": duplicates}, scores
+
+    def _score(self, scorer: Scorer, batch: Int64[np.ndarray, "b l"], texts: list[str], first: int) -> Scores:
+        """Raises:
+        UserError: the judge has no finite score for a text.
+        """
+        scores = scorer(batch, texts)
+        flawed = ~np.isfinite(scores.nats)
+        if flawed.any():
+            raise UserError(
+                f"the judge ({self.judge.protocol}) has no finite score for text {first + int(flawed.argmax())} (from "
+                "0): its weights are broken, or its logits overflow"
+            )
+        return scores
 
 
 def mean_row(metric: str, scores: Float64[np.ndarray, " s"], settings: Settings) -> Row:

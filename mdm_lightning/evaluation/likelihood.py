@@ -9,8 +9,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mdm_lightning.diffusion.masking import ForwardProcess, seeded_generator
-from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.evaluation.base import Row, Settings, Subject, batches, check_numbers
+from mdm_lightning.evaluation.measuring import measure_nelbo
 from mdm_lightning.evaluation.metrics import bits_per_byte, perplexity
 
 
@@ -56,9 +56,7 @@ class Likelihood:
             batch = self.masking(
                 clean["tokens"], clean["maskable"], subject.tokenizer.mask_id, generator, draw, self.draws
             )
-            with torch.inference_mode():
-                estimate = nelbo(subject.denoiser, batch.to(subject.device))
-            nats += estimate.per_sequence.double().cpu()
+            nats += measure_nelbo(subject, batch, lambda row: f"validation sequence {unit.start + row}").per_sequence
         return nats / self.draws, clean["maskable"].sum(1).double()
 
 

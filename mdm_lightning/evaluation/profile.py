@@ -9,11 +9,11 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mdm_lightning.diffusion.masking import mask_counts, seeded_generator
-from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.diffusion.profile import LossProfile
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject, batches, check_numbers
 from mdm_lightning.evaluation.figures import profile_figure
+from mdm_lightning.evaluation.measuring import measure_nelbo
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,8 @@ class Profile:
         for revealed in counts:
             masks = torch.full((len(unit),), length - revealed)
             batch = mask_counts(clean["tokens"], clean["maskable"], subject.tokenizer.mask_id, masks, noise)
-            with torch.inference_mode():
-                estimate = nelbo(subject.denoiser, batch.to(subject.device))
-            columns.append((estimate.cross_entropy / estimate.masks).double().cpu())
+            estimate = measure_nelbo(subject, batch, lambda row: f"validation sequence {unit.start + row}")
+            columns.append(estimate.cross_entropy / estimate.masks)
         return torch.stack(columns, dim=1)
 
 

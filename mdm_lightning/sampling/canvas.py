@@ -1,10 +1,14 @@
 """The canvas: a batch of partly masked sequences while it is being filled."""
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
+from mdm_lightning.denoiser.base import NoDistribution
 from mdm_lightning.sampling.blocks import NO_BLOCK
+from mdm_lightning.sampling.plan import NEVER
 
 
 class Canvas:
@@ -34,6 +38,7 @@ class Canvas:
         self.padding = padding
         self.mask_id = mask_id
         self.revealed_at = torch.full_like(tokens, -1)
+        self._first_flaw = tokens.new_full((), NEVER)
 
     def unfinished(self) -> Int64[Tensor, " a"]:
         """Sequences with masked positions. Waits for the device."""
@@ -75,6 +80,26 @@ class Canvas:
         self.tokens.view(-1)[rows] = tokens
         at = self.revealed_at.view(-1)
         at[rows] = torch.where(tokens == self.mask_id, at[rows], step)
+
+    def watch(self, rows: Int64[Tensor, " m"], logits: Float[Tensor, " m"], step: int) -> None:
+        """Remembers, on the device, the first step and position at which a drawn token's logit was not finite.
+
+        A draw from logits that are no distribution always ends at such a token (``inverse_cdf``, ``argmax``).
+        """
+        place = torch.where(logits.isfinite(), NEVER, step * self.tokens.numel() + rows)
+        self._first_flaw = torch.minimum(self._first_flaw, place.amin())
+
+    def check(self, indices: Sequence[int]) -> None:
+        """Waits for the device, once the sequences, of these indices, are filled.
+
+        Raises:
+            NoDistribution: a token was drawn from logits that are none.
+        """
+        first = int(self._first_flaw)
+        if first != NEVER:
+            step, row = divmod(first, self.tokens.numel())
+            sequence, position = divmod(row, self.tokens.shape[1])
+            raise NoDistribution(f"position {position} of sequence {indices[sequence]}, in step {step} (all from 0)")
 
     def remask(self, rows: Int64[Tensor, " m"]) -> None:
         """Masks the positions at flat indices of the canvas again."""

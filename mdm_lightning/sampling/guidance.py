@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+IMPOSSIBLE = -1e30
+"""Logit that stands for -inf in the difference of two."""
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -40,5 +43,7 @@ class Guidance:
         """Guided logits, in float64, from those of the contexts; without guidance, the logits as they are."""
         if self.passes == 1:
             return logits[0]
-        conditional, unconditional = logits.double()
-        return unconditional + (self.scale + 1) * (conditional - unconditional)
+        # A probability of zero stays zero without inf - inf, whichever of the two it is in.
+        conditional, unconditional = logits.double().clamp(min=IMPOSSIBLE)
+        guided = unconditional + (self.scale + 1) * (conditional - unconditional)
+        return guided.masked_fill(guided < -math.sqrt(-IMPOSSIBLE), -math.inf)

@@ -97,6 +97,8 @@ class Sampler:
 
         Raises:
             ValueError: the arguments do not fit each other or the denoiser.
+            NoDistribution: the denoiser's logits are NaN or infinite; noticed when all is done, without waiting for
+                the device at every step.
         """
         steps = self.steps if steps is None else steps
         self._check(denoiser, canvas, noise, padding)
@@ -145,6 +147,7 @@ class Sampler:
             canvas.remask(work.remasked)
             if on_step is not None:
                 on_step(work.step, canvas.tokens)
+        canvas.check(noise.indices)
         return Samples(canvas.tokens, nfe, sequence_nfe, canvas.revealed_at)
 
     def _agenda(self, canvas: Canvas, parts: list[Part], noise: SequenceNoise) -> Agenda:
@@ -176,6 +179,7 @@ class Sampler:
             logits = denoiser.head(hidden[:, chunk].flatten(0, 1)).unflatten(0, (passes, -1))
             logits = self.tokens.suppress(self.guidance.combine(logits))
             drawn.append(self.tokens.draw(logits, work.quantiles[chunk]))
+            canvas.watch(work.rows[chunk], logits.gather(1, drawn[-1][:, None]).squeeze(1), work.step)
             observed.append(agenda.observe(work, chunk, logits, drawn[-1]))
         return torch.cat(drawn), torch.cat(observed, dim=1)
 

@@ -82,7 +82,8 @@ class TokenSampler:
         if top_p < 1:
             probability = largest.double().softmax(1)
             kept = (probability.cumsum(1) - probability) < top_p
-            least = largest.gather(1, kept.sum(1, keepdim=True) - 1)
+            # Of a row with NaN none is kept: it must get as far as the caller, who reports it.
+            least = largest.gather(1, kept.sum(1, keepdim=True).clamp(min=1) - 1)
         return logits.masked_fill(logits < least, -math.inf)
 
 
@@ -91,7 +92,8 @@ def inverse_cdf(logits: Float[Tensor, "m d"], quantiles: Float64[Tensor, " m"]) 
 
     One pass over the vocabulary, one number per row: no noise of the size of the vocabulary. In float64 whatever the
     precision of the logits, because lower precision sharpens the distribution (Zheng et al., 2024). A token of
-    probability zero is never drawn.
+    probability zero is never drawn. From a row that is no distribution (NaN, +inf, nothing finite) it takes a token
+    whose logit shows it.
     """
     peak, mode = logits.max(dim=1, keepdim=True)
     cumulative = logits - peak.double()

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from mdm_lightning.data.tokenizer import Tokenizer, from_characters
-from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.denoiser.base import Denoiser, NoDistribution
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.evaluation.base import Subject
 from mdm_lightning.evaluation.conditional_likelihood import Bound, Conditional, ConditionalLikelihood, windows
-from tests.sampling.toys import exact, random_law
+from tests.sampling.toys import FLAWS, Broken, exact, random_law
 
 VOCABULARY = Tokenizer(from_characters("abcdefg"))
 
@@ -134,3 +134,12 @@ def test_windows_hold_every_target_once_after_what_came_before_it(context, targe
         assert len(part.context) == min(first, 10 - len(part.target))
     assert len(parts) == 1 or target > 9
     assert len({part.key for part in parts}) == len(parts)
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_logits_that_are_no_distribution_stop_it(flaw, network):
+    broken = Broken(network, flaw, position=2, beginning=4)
+    requests = [Conditional([1, 2], [3, 4, 5], 0), Conditional([4, 1], [3, 5, 2], 1)]
+    with pytest.raises(NoDistribution, match="position 2 of request 1"):
+        ConditionalLikelihood(draws=8)(subject(broken), requests)
+    assert len(ConditionalLikelihood(draws=8)(subject(broken), requests[:1])) == 1

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from mdm_lightning.data.toy import Balanced, Law, balanced, extremes
-from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.denoiser.base import Denoiser, NoDistribution
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.profile import LossProfile
@@ -34,6 +34,7 @@ from mdm_lightning.sampling.order import Confidence, Random
 from mdm_lightning.sampling.remask import RemaskCapped
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
+from tests.sampling.toys import FLAWS, Broken
 
 TOYS = {"extremes": extremes(), "balanced": balanced()}
 GRID = [BetaSchedule(float(a), float(b)) for a in np.linspace(0.1, 2, 15) for b in np.linspace(0.1, 2, 15)]
@@ -309,3 +310,10 @@ def test_samplers_that_are_not_enumerated(sampler):
 def test_data_without_a_law():
     with pytest.raises(NotApplicable, match="needs a law"):
         next(iter(ExactLaw(ANCESTRAL)(toy_subject(law=None))))
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_logits_that_are_no_distribution_have_no_law(flaw):
+    law = balanced()
+    with pytest.raises(NoDistribution, match="position 2 of the partly masked sequence"):
+        ExactSampler(law, Broken(small_network(law), flaw, position=2, beginning=0))

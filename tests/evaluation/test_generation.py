@@ -1,7 +1,7 @@
 """Samples of a known law, measured; the two sides are treated alike; numbers do not depend on batches or processes."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, TabulatedSchedule
+from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
 from mdm_lightning.evaluation.description import describe, describe_sampler
 from mdm_lightning.evaluation.diversity import diversity
@@ -237,3 +238,20 @@ def test_different_samplers_are_described_differently():
     assert len(set(described)) == len(described)
     assert dict(described[2])["steps"] == "one per position"
     assert describe_sampler(plain, steps=9) == describe_sampler(others[0])
+
+
+@dataclass(frozen=True)
+class BrokenJudge:
+    protocol = "a broken judge"
+
+    def prepare(self, subject: Subject):
+        def score(tokens, texts) -> Scores:
+            nats = np.array([math.nan if text == NEW[0] else 1.0 for text in texts])
+            return Scores(nats, np.ones(len(tokens), dtype=np.int64))
+
+        return score
+
+
+def test_a_judge_without_a_finite_score_is_named(subject):
+    with pytest.raises(UserError, match=r"a broken judge.* no finite score for text 0"):
+        list(Generation(ONE_AT_A_TIME, BrokenJudge(), sequences=10)(subject))

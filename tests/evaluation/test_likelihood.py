@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mdm_lightning.denoiser.base import NoDistribution
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.masking import CountMasking, ForwardProcess, IndependentMasking, StepMasking
 from mdm_lightning.diffusion.profile import LossProfile
@@ -15,7 +16,9 @@ from mdm_lightning.diffusion.timesteps import StratifiedTimes, UniformTimes
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row, Subject
 from mdm_lightning.evaluation.likelihood import Likelihood
+from mdm_lightning.evaluation.profile import Profile
 from tests.diffusion.tables import uniform_denoiser
+from tests.sampling.toys import FLAWS, Broken
 
 from .corpora import Rows, text_subject
 
@@ -172,3 +175,33 @@ def test_a_single_sequence_has_no_standard_error():
 def test_numbers_must_be_positive(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1"):
         Likelihood(COUNT, **{name: 0})
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+@pytest.mark.parametrize(
+    "evaluation",
+    [
+        Likelihood(COUNT, draws=4),
+        Likelihood(CONTINUOUS),
+        Likelihood(StepMasking(BETA, UniformTimes(), 2)),
+        Profile(sequences=None),
+    ],
+    ids=lambda evaluation: getattr(getattr(evaluation, "masking", None), "estimator", "profile"),
+)
+def test_logits_that_are_no_distribution_stop_it(flaw, evaluation):
+    """One line with the place, and no number. The flaw shows wherever the last position of "ccaa" is masked."""
+    subject = law_subject()
+    c = subject.tokenizer.encode("c")[0]
+    texts = [subject.tokenizer.decode(row) for row in subject.data.validation.stream.reshape(-1, 4)]
+    subject.denoiser = Broken(subject.denoiser, flaw, position=3, beginning=c)
+    with pytest.raises(NoDistribution, match=r"position 3 of validation sequence (\d+)") as stopped:
+        list(evaluation(subject))
+    number = int(str(stopped.value).split("validation sequence ")[1].split()[0])
+    assert texts[number].startswith("c")
+
+
+def test_a_token_of_probability_zero_has_no_likelihood():
+    subject = law_subject()
+    subject.denoiser = ExactDenoiser([[0, 1, 2, 0]], vocab_size=subject.tokenizer.vocab_size)
+    with pytest.raises(UserError, match=r"the token at position \d of validation sequence \d+ .* probability zero"):
+        list(Likelihood(COUNT)(subject))

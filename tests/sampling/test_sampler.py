@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from mdm_lightning.denoiser.base import NoDistribution
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, PolynomialSchedule
 from mdm_lightning.sampling import sampler as sampler_module
 from mdm_lightning.sampling.blocks import Blocks
@@ -24,7 +25,7 @@ from mdm_lightning.sampling.remask import RemaskCapped, RemaskRescaled
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
 
-from .toys import Recorder, TinyDenoiser, masks, noise
+from .toys import FLAWS, Broken, Recorder, TinyDenoiser, exact, masks, noise
 
 ORDERS = [Random(), LeftToRight(), Confidence(), Confidence(2.0), Margin(), Entropy()]
 COUNTS = [Binomial(), Expected(), LargestRemainder(), FirstHitting(), EntropyBounded(0.5), ConfidenceThreshold(0.3)]
@@ -275,15 +276,74 @@ def test_the_budget_of_a_call_goes_before_the_samplers_own():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("count", [Binomial(), Expected(), RemaskCapped(0.2)])
 def test_steps_do_not_wait_for_the_device(count):
-    """From the first step on, everything that was planned is there. And the samples are those of the CPU."""
+    """From the first step to the last, everything that was planned is there. And the samples are those of the CPU."""
     denoiser, canvas = TinyDenoiser(), masks(4, 16, TinyDenoiser())
     sampler = Sampler(LinearSchedule(), count, Random(), steps=8)
     expected = sampler(denoiser, canvas, noise(4))
     denoiser, canvas = denoiser.cuda(), canvas.cuda()
-    sampler(denoiser, canvas, noise(4))
+    steps: list[int] = []
+    sampler(denoiser, canvas, noise(4), on_step=lambda step, x: steps.append(step))
+
+    def watch(step: int, x: torch.Tensor) -> None:
+        torch.cuda.set_sync_debug_mode("default" if step == steps[-1] else "error")  # in the end it asks for flaws
+
     try:
-        got = sampler(denoiser, canvas, noise(4), on_step=lambda step, x: torch.cuda.set_sync_debug_mode("error"))
+        got = sampler(denoiser, canvas, noise(4), on_step=watch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(got.tokens.cpu(), expected.tokens)
     assert torch.equal(got.revealed_at.cpu(), expected.revealed_at)
+
+
+DRAWS = [
+    TokenSampler(),
+    TokenSampler(temperature=0),
+    TokenSampler(temperature=0.5, top_k=2),
+    TokenSampler(top_p=0.9),
+    TokenSampler(banned=(2, 3)),
+]
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+@pytest.mark.parametrize("tokens", DRAWS, ids=str)
+@pytest.mark.parametrize(
+    ("count", "order"),
+    [
+        (Binomial(), Random()),
+        (Expected(), Confidence()),
+        (EntropyBounded(0.5), Entropy()),
+        (RemaskCapped(0.2), Random()),
+    ],
+)
+def test_logits_that_are_no_distribution_stop_it(flaw, tokens, count, order):  # fmt: skip
+    """Whatever is drawn and how: one line with the place, and no text."""
+    denoiser = Broken(TinyDenoiser(), flaw, position=5, beginning=6)
+    canvas = masks(3, 8, denoiser)
+    canvas[:, 0] = torch.tensor([1, 6, 2])
+    sampler = Sampler(LinearSchedule(), count, order, tokens, steps=4)
+    with pytest.raises(NoDistribution, match=r"position 5 of sequence 41, in step \d"):
+        sampler(denoiser, canvas, SequenceNoise(0, [40, 41, 42]))
+    canvas[1, 0] = 3
+    assert (sampler(denoiser, canvas, SequenceNoise(0, [40, 41, 42])).tokens < denoiser.mask_id).all()
+
+
+def test_the_first_step_with_a_flaw_is_named():
+    denoiser = Broken(TinyDenoiser(), "NaN", position=3, beginning=1)
+    canvas = masks(1, 8, denoiser)
+    canvas[0, 0] = 1
+    sampler = Sampler(LinearSchedule(), Expected(), LeftToRight(), blocks=Blocks(2))
+    with pytest.raises(NoDistribution, match="position 3 of sequence 0, in step 2 "):
+        sampler(denoiser, canvas, noise(1))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, -0.5])
+def test_probabilities_of_zero_are_no_flaw(scale):
+    """Those of a law, with guidance too (where the difference of two logits of -inf is NaN), and those of bans."""
+    law = exact({(0, 0, 1): 0.5, (0, 1, 0): 0.25, (1, 1, 1): 0.25})
+    canvas = masks(20, 3, law)
+    canvas[:, 0] = 0
+    guided = Sampler(LinearSchedule(), FirstHitting(), Random(), guidance=Guidance(scale))
+    assert {(0, 0, 1), (0, 1, 0)} == set(map(tuple, guided(law, canvas, noise(20)).tokens.tolist()))
+    only_ones = Sampler(LinearSchedule(), Expected(), Random(), TokenSampler(banned=(0,)), guidance=Guidance(scale))
+    with pytest.raises(NoDistribution):  # the law wants a zero among the two
+        only_ones(law, canvas, noise(20))

@@ -1,6 +1,7 @@
 """Laws small enough to enumerate, denoisers to look into, and plain implementations to compare with."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -139,3 +140,29 @@ class Recorder(Denoiser):
     def head(self, hidden):
         self.head_rows.append(len(hidden))
         return self.inner.head(hidden)
+
+
+FLAWS = {
+    "NaN": lambda logits: logits.index_fill(1, torch.tensor([1]), math.nan),
+    "+inf": lambda logits: logits.index_fill(1, torch.tensor([0]), math.inf),
+    "nothing finite": lambda logits: torch.full_like(logits, -math.inf),
+}
+"""What logits may look like that are no distribution."""
+
+
+class Broken(Denoiser):
+    """Another denoiser, whose logits have a flaw at one position of the sequences that begin with a certain token."""
+
+    def __init__(self, inner: Denoiser, flaw: str, position: int, beginning: int) -> None:
+        super().__init__(inner.vocab_size, inner.length)
+        self.inner, self.flaw, self.position, self.beginning = inner, FLAWS[flaw], position, beginning
+
+    def forward(self, tokens, alpha=None, padding=None):
+        hidden = self.inner(tokens, alpha, padding)
+        mark = torch.zeros_like(hidden[:, :, :1])
+        mark[tokens[:, 0] == self.beginning, self.position] = 1
+        return torch.cat([hidden, mark], dim=2)
+
+    def head(self, hidden):
+        logits = self.inner.head(hidden[:, :-1])
+        return torch.where(hidden[:, -1:] == 1, self.flaw(logits), logits)

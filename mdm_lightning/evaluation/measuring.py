@@ -1,0 +1,42 @@
+"""One forward pass of an evaluation: the NELBO of a batch, on the CPU, and never a number that is none."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mdm_lightning.denoiser.base import NoDistribution
+from mdm_lightning.diffusion.masking import MaskedBatch
+from mdm_lightning.diffusion.objective import Nelbo, nelbo
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.base import Subject
+
+
+def measure_nelbo(subject: Subject, batch: MaskedBatch, name: Callable[[int], str]) -> Nelbo:
+    """The estimate for a masked batch, in float64 on the CPU.
+
+    Args:
+        name: what the sequence of a row is called in an error.
+
+    Raises:
+        NoDistribution: the denoiser's logits at a masked position are NaN or infinite.
+        UserError: it gives a token of the data probability zero, so that there is no finite NELBO.
+    """
+    batch = batch.to(subject.device)
+    with torch.inference_mode():
+        estimate = nelbo(subject.denoiser, batch)
+        numbers = torch.stack([part.double() for part in estimate]).cpu()
+        if not bool(numbers[1].isfinite().all()):
+            hidden = subject.denoiser(batch.tokens, batch.alpha, batch.padding).flatten(0, 1)
+            _refuse(subject.denoiser.cross_entropy(hidden[batch.rows], batch.targets).cpu(), batch, name)
+    return Nelbo(*numbers)
+
+
+def _refuse(losses: Tensor, batch: MaskedBatch, name: Callable[[int], str]) -> None:
+    """Names the first masked position whose cross-entropy is not finite."""
+    first = int((~losses.isfinite()).int().argmax())
+    sequence, position = divmod(int(batch.rows[first]), batch.tokens.shape[1])
+    where = f"position {position} of {name(sequence)} (from 0)"
+    if bool(losses[first].isnan()):
+        raise NoDistribution(where)
+    raise UserError(f"the model gives the token at {where} probability zero: there is no finite likelihood of the data")
