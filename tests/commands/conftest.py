@@ -20,6 +20,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.forkserver import forkserver
+from tests.patience import SECONDS
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -103,13 +104,13 @@ class Command:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def wait(self, seconds: float = 120) -> Outcome:
-        self.process.join(seconds)
+    def wait(self) -> Outcome:
+        self.process.join(SECONDS)
         if self.process.is_alive():
             assert self.process.pid is not None
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.join()
-            pytest.fail(f"still running after {seconds} s: {(self.folder / '.stderr').read_text()}")
+            pytest.fail(f"still running after {SECONDS:.0f} s: {(self.folder / '.stderr').read_text()}")
         status = self.process.exitcode
         assert status is not None
         texts = [(self.folder / f".{name}").read_text(errors="replace") for name in ("stdout", "stderr")]

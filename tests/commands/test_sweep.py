@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from mdm_lightning.experiment.sweep_report.records import Cell, Sweep
 from tests.commands.conftest import REPOSITORY, Measuring, incident, scalars, variables
 from tests.commands.test_evaluate import rows_of
+from tests.patience import SECONDS, wait_until
 
 TWO = ("trainer=ddp", "trainer.devices=2")
 # Two schedules and two budgets on a task, without baselines.
@@ -242,9 +242,7 @@ def test_a_folder_has_one_sweep_at_a_time(small, tmp_path):
     options = (*incident("wait", 2, until=f"{tmp_path}/over"), "sweep.profile=null")
     (tmp_path / "second").mkdir()
     first = small(*options, start=True)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "sweep/sweep.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until((tmp_path / "sweep/sweep.json").exists, "the first sweep")
     second = small(*options)
     assert second.status == 1
     assert "another sweep is running in" in second.error
@@ -338,7 +336,8 @@ def test_launched_ranks_of_which_one_is_killed(small, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("launcher", "option"), [("joblib", "hydra.launcher.n_jobs=2"), ("submitit_local", "hydra.launcher.timeout_min=5")]
+    ("launcher", "option"),
+    [("joblib", "hydra.launcher.n_jobs=2"), ("submitit_local", "hydra.launcher.timeout_min=1000")],
 )
 def test_cells_as_jobs_of_their_own(task_model, finished, cache, tmp_path, launcher, option):
     """In real interpreters: the launchers start processes in their own ways."""
@@ -349,7 +348,7 @@ def test_cells_as_jobs_of_their_own(task_model, finished, cache, tmp_path, launc
     ]  # fmt: skip
     last = list({argument.split("=")[0]: argument for argument in command}.values())
     done = subprocess.run(
-        last, cwd=tmp_path, env=variables(cache), capture_output=True, text=True, timeout=180, check=False
+        last, cwd=tmp_path, env=variables(cache), capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr
     jobs = grid(tmp_path / "sweep")

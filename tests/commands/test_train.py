@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mdm_lightning.training.ema import CURRENT_WEIGHTS
 from tests.commands.conftest import REPOSITORY, TINY, interfere, load, scalars
+from tests.patience import SECONDS
 
 TWO = ("trainer=ddp", "trainer.devices=2")
 
@@ -163,6 +164,6 @@ def test_torchrun_is_left_to_start_the_ranks(tmp_path, corpus, cache):
         str(REPOSITORY / "train.py"), *TINY, f"data.path={corpus}", *TWO,
         f"run_dir={tmp_path}/run", f"cache_dir={cache}",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Validation NLL") == 1

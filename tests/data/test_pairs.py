@@ -30,6 +30,7 @@ from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.training.dashboards import GeneratedText
 from mdm_lightning.training.datamodule import MaskedDataModule
 from mdm_lightning.training.module import MaskedDiffusion
+from tests.patience import SECONDS
 
 from .conftest import WORDS
 
@@ -262,25 +263,29 @@ def test_fingerprint_follows_what_matters(tmp_path, pairs):
 
 def test_two_processes_build_once(path, tmp_path):
     code = """if True:
-        import logging, sys, time
+        import logging, os, sys
         from pathlib import Path
         from mdm_lightning.data import pairs
         from mdm_lightning.data.text import Files
         from mdm_lightning.data.tokenizer_spec import ByteLevel
+        from tests.patience import wait_until
 
-        def slowly(*arguments):
-            time.sleep(0.5)
+        def with_company(*arguments):
+            wait_until(lambda: len(list(there.iterdir())) == 2, "the other process")
             tokenize(*arguments)
 
-        tokenize, pairs._tokenize = pairs._tokenize, slowly
+        there = Path(sys.argv[3])
+        (there / str(os.getpid())).touch()
+        tokenize, pairs._tokenize = pairs._tokenize, with_company
         logging.basicConfig(level="INFO", stream=sys.stdout)
         files = Files(sys.argv[1], length=100, prompt_field="question", response_field="answer")
         print(files.prepare(ByteLevel(), Path(sys.argv[2])).train[3]["tokens"].tolist())
     """
-    command = [sys.executable, "-c", code, str(path), str(tmp_path / "cache")]
+    (tmp_path / "there").mkdir()
+    command = [sys.executable, "-c", code, str(path), str(tmp_path / "cache"), str(tmp_path / "there")]
     root = Path(__file__).parents[2]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    outputs = [process.communicate(timeout=SECONDS)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sum(output.count("tokenizing files train") for output in outputs) == 1
     expected = str(prepare(path).train[3]["tokens"].tolist())

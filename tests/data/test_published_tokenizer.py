@@ -104,7 +104,7 @@ texts = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=texts)
 @example(text="".join(TEXTS))
 @example(text=" ".join(NASTY))

@@ -1,11 +1,9 @@
 import logging
-import multiprocessing
 import os
 import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,8 @@ import pytest
 from mdm_lightning.data import token_file
 from mdm_lightning.data.token_file import TokenWriter, cached_tokens
 from mdm_lightning.errors import UserError
+from tests.forkserver import run_side_by_side
+from tests.patience import wait_until
 
 IDS = np.random.default_rng(0).integers(0, 1000, 50_000)
 
@@ -131,27 +131,19 @@ def test_pickles_as_a_path(tmp_path):
     assert (pickle.loads(data).tokens == IDS).all()
 
 
-def slow_produce(writer: TokenWriter) -> None:
-    with (Path(os.environ["BUILD_LOG"])).open("a") as file:
-        file.write("built\n")
-    for part in np.array_split(IDS, 5):
-        writer.write(part)
-        time.sleep(0.1)
+def build_in_process(folder: Path, number: int) -> None:
+    def produce(writer: TokenWriter) -> None:
+        with (folder / "log").open("a") as file:
+            file.write("built\n")
+        wait_until(lambda: len(list(folder.glob("there*"))) == 2, "the other process")
+        writer.write(IDS)
+
+    (folder / f"there{number}").touch()
+    assert (opened(folder / "x", produce) == IDS).all()
 
 
-def build_in_process(path: Path) -> None:
-    assert (opened(path, slow_produce) == IDS).all()
-
-
-def test_two_processes_build_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("BUILD_LOG", str(tmp_path / "log"))
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=build_in_process, args=(tmp_path / "x",)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(50)
-    assert [process.exitcode for process in processes] == [0, 0]
+def test_two_processes_build_once(tmp_path):
+    run_side_by_side(build_in_process, [(tmp_path, number) for number in range(2)])
     assert (tmp_path / "log").read_text() == "built\n"
 
 
@@ -164,7 +156,7 @@ def test_killed_build_leaves_nothing_trusted(tmp_path):
             writer.write([1] * 100_000)
             writer._file.flush()
             print("half", flush=True)
-            time.sleep(60)
+            time.sleep(10_000)
         cached_tokens(Path(sys.argv[1]), "f", 1000, produce)
     """
     path = tmp_path / "x"

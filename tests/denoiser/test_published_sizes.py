@@ -9,6 +9,7 @@ import torch
 
 from mdm_lightning.denoiser.families import FAMILIES
 from mdm_lightning.denoiser.weight_files import Weights
+from tests.patience import SECONDS
 
 from . import plain_llama
 from .published import ROWS, Published, dream, llada, mdlm
@@ -100,7 +101,7 @@ def test_a_model_needs_its_own_size_in_memory(tmp_path):
     weights = {name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
     large = Published(config, weights, vocab_size=rows, mask_row=33)
     command = [sys.executable, "-c", MEASURE, small.write(tmp_path / "small"), large.write(tmp_path / "large")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)
     growth, size = map(int, done.stdout.split())
     assert size > 60 * 2**20
     assert growth < 1.25 * size

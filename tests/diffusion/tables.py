@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import torch
-from hypothesis import settings
 from scipy import stats
 from torch import Tensor
 
@@ -20,9 +19,6 @@ from mdm_lightning.diffusion.schedule import (
     SquaredSineSchedule,
     TabulatedSchedule,
 )
-
-# For hypothesis: the same examples at every run.
-laws = settings(max_examples=50, deadline=None, derandomize=True)
 
 ANALYTIC: list[MaskSchedule] = [
     LinearSchedule(),

@@ -28,7 +28,7 @@ from mdm_lightning.diffusion.schedule import (
     TabulatedSchedule,
 )
 
-from .tables import ANALYTIC, SCHEDULES, laws, name_of
+from .tables import ANALYTIC, SCHEDULES, name_of
 
 shapes = st.floats(math.log(0.05), math.log(20)).map(math.exp)
 betas = st.builds(BetaSchedule, shapes, shapes)
@@ -48,7 +48,6 @@ def test_known_values(schedule, weight, value):
     assert energy(BetaSchedule(*schedule), BetaSchedule(*weight)) == pytest.approx(value, abs=1e-9)
 
 
-@laws
 @given(weight=betas, left=st.floats(0.05, 3), right=st.floats(0.05, 3))
 def test_quadrature_is_the_closed_form(weight, left, right):
     """Where 2a' - a = left and 2b' - b = right: from nearly divergent to steep, parameters from 0.05 to 20."""
@@ -56,7 +55,6 @@ def test_quadrature_is_the_closed_form(weight, left, right):
     assert energy(schedule, weight) == pytest.approx(closed_form(schedule, weight), rel=1e-7)
 
 
-@laws
 @given(schedule=betas, weight=betas)
 def test_divergence_is_found(schedule, weight):
     """Whether a random pair has a finite energy, and which."""
@@ -91,13 +89,11 @@ def test_steep_and_flat_ends_are_accurate(shapes):
     assert energy(BetaSchedule(*shapes), BetaSchedule(*shapes)) == pytest.approx(math.pi**2, rel=1e-9)
 
 
-@laws
 @given(schedule=st.sampled_from(SCHEDULES) | betas, weight=st.sampled_from(SCHEDULES) | betas)
 def test_nowhere_lower(schedule, weight):
     assert energy(schedule, weight) >= math.pi**2 * (1 - 1e-7)
 
 
-@laws
 @given(schedule=betas, weight=betas)
 def test_the_closed_form_is_nowhere_lower(schedule, weight):
     assert closed_form(schedule, weight) >= MINIMUM * (1 - 1e-12)
@@ -171,7 +167,6 @@ def points(length: int) -> st.SearchStrategy[list[float]]:
     return widths.map(lambda w: [0.0, *(np.cumsum(w[:-1]) / sum(w)).tolist(), 1.0])
 
 
-@laws
 @given(data=st.data(), length=st.integers(1, 6))
 def test_the_discrete_minimiser(data, length):
     """Nothing else is better, and the first-order condition holds: sin(theta_k) goes with the change of gamma."""

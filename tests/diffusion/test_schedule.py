@@ -20,7 +20,7 @@ from mdm_lightning.diffusion.schedule import (
     TabulatedSchedule,
 )
 
-from .tables import ANALYTIC, SCHEDULES, TABULATED, laws, name_of
+from .tables import ANALYTIC, SCHEDULES, TABULATED, name_of
 
 INSIDE = torch.linspace(0, 1, 401, dtype=torch.float64)[1:-1]
 
@@ -209,7 +209,6 @@ def test_dgamma_is_its_own_limit_at_the_ends(schedule):
             assert at_end == pytest.approx(beside, rel=1e-3, abs=1e-2)
 
 
-@laws
 @given(a=shapes, b=shapes, t=st.lists(times, min_size=1, max_size=20))
 def test_beta_against_scipy(a, b, t):
     schedule, law = BetaSchedule(a, b), stats.beta(a, b)
@@ -225,7 +224,6 @@ def test_beta_against_scipy(a, b, t):
     close(schedule.dalpha_t(t[inside]), torch.as_tensor(slope), rtol=1e-9, atol=1e-300)
 
 
-@laws
 @given(a=shapes, b=shapes, t=st.lists(times, min_size=2, max_size=20))
 def test_beta_properties(a, b, t):
     schedule = BetaSchedule(a, b)
@@ -269,7 +267,6 @@ def test_beta_end_slopes(other, t):
     assert float(at(0.5).dalpha_t(t)) == pytest.approx((math.pi / special.beta(0.5, other)) ** 2)
 
 
-@laws
 @given(data=st.data())
 def test_tabulated_passes_through_its_points(data):
     steps = st.lists(st.floats(0.01, 1), min_size=1, max_size=8)

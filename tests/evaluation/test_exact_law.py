@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +53,7 @@ def random_law(n: int, d: int, size: int, seed: int) -> Law:
 
 def small_network(law: Law, seed: int = 0) -> DiT:
     torch.manual_seed(seed)
-    network = DiT(law.vocab_size, law.length, hidden_size=16, depth=1, heads=2, cond_dim=8).eval()
+    network = DiT(law.vocab_size, law.length, hidden_size=16, depth=1, heads=2, cond_dim=8).double().eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return network
@@ -210,13 +209,6 @@ def test_the_bound_holds_for_a_network_too(seed):
         log_law = np.log(sampler.law(schedule, steps, Binomial()))
         cross_entropy = -float(sampler.target @ log_law)
         assert cross_entropy <= profile.nelbo(schedule, steps).value + 1e-6
-
-
-def test_a_grid_takes_seconds(samplers):
-    start = time.perf_counter()
-    for a, b in itertools.product(np.linspace(0.1, 2, 20), repeat=2):
-        samplers["balanced"].law(BetaSchedule(float(a), float(b)), 3, Binomial())
-    assert time.perf_counter() - start < 10
 
 
 def test_distances():

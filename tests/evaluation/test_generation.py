@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, TabulatedSchedule
 from mdm_lightning.errors import UserError
@@ -26,6 +25,7 @@ from mdm_lightning.sampling.order import Confidence, Random
 from mdm_lightning.sampling.remask import RemaskCapped
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
+from tests.forkserver import run_side_by_side
 
 from .corpora import ONE_AT_A_TIME, by_metric, text_subject
 
@@ -198,7 +198,7 @@ def evaluate(rank: int, size: int, folder: str) -> None:
 @pytest.mark.ddp
 def test_two_processes_give_the_numbers_of_one(tmp_path):
     evaluate(0, 1, str(tmp_path))
-    multiprocessing.spawn(evaluate, (2, str(tmp_path)), nprocs=2)
+    run_side_by_side(evaluate, [(rank, 2, str(tmp_path)) for rank in range(2)])
     alone, first, second = (torch.load(tmp_path / name, weights_only=False) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
     assert alone == first == second
 

@@ -17,7 +17,7 @@ from mdm_lightning.evaluation.likelihood import Likelihood
 from mdm_lightning.evaluation.processes import PeerFailed, Processes
 from mdm_lightning.evaluation.profile import Profile
 from mdm_lightning.evaluation.samples import Samples
-from tests.forkserver import forkserver
+from tests.forkserver import run_side_by_side
 
 from .corpora import ONE_AT_A_TIME, text_subject
 
@@ -38,16 +38,7 @@ def run(scenario: Scenario, size: int, folder: Path) -> list[Any]:
     """What the scenario returns on each of so many processes, which must all come to their end."""
     if size == 1:
         return [scenario(Processes())]
-    ranks = [forkserver().Process(target=_join, args=(scenario, rank, size, str(folder))) for rank in range(size)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(60)
-    stuck = [rank for rank in ranks if rank.is_alive()]
-    for rank in stuck:
-        rank.kill()
-    assert not stuck, "a process waits for one that has left"
-    assert [rank.exitcode for rank in ranks] == [0] * size
+    run_side_by_side(_join, [(scenario, rank, size, str(folder)) for rank in range(size)])
     return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(size)]
 
 

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -160,7 +160,6 @@ def test_standard_error():
     assert standard_error([1]) is None
 
 
-@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=15))
 def test_pareto_front_is_brute_force(points):
     def dominated(cost, quality):

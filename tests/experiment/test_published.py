@@ -1,6 +1,5 @@
 """Published weights are found in a folder, in the local hub cache, on the hub, or not at all: then in one line."""
 
-import time
 from pathlib import Path
 
 import huggingface_hub
@@ -69,10 +68,9 @@ def test_a_hub_model_without_weights(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["kuleshov-group/mdlm-owt", "not/a/hub/name"])
 def test_without_a_network(name, monkeypatch):
-    """One line within seconds."""
+    """One line, without another attempt to connect."""
     monkeypatch.setattr(hub, "hub_is_reachable", lambda: False)
-    start = time.monotonic()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *asked, **_: pytest.fail(f"looks up {asked}"))
     with pytest.raises(UserError, match="set ckpt= to a run, or to a folder with the model's files") as error:
         find_published(name)
     assert "\n" not in str(error.value)
-    assert time.monotonic() - start < 10

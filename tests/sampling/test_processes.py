@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
 from mdm_lightning.diffusion.schedule import BetaSchedule
 from mdm_lightning.sampling.count import Binomial, Expected, PlannedCount
@@ -10,6 +9,7 @@ from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.order import Confidence, Random, RevealOrder
 from mdm_lightning.sampling.remask import RemaskCapped
 from mdm_lightning.sampling.sampler import Sampler
+from tests.forkserver import run_side_by_side
 
 from .toys import TinyDenoiser, masks
 
@@ -41,7 +41,7 @@ def share(rank: int, processes: int, folder: str) -> None:
 @pytest.mark.ddp
 def test_two_processes_give_the_samples_of_one(tmp_path):
     share(0, 1, str(tmp_path))
-    multiprocessing.spawn(share, (2, str(tmp_path)), nprocs=2)
+    run_side_by_side(share, [(rank, 2, str(tmp_path)) for rank in range(2)])
     alone, first, second = (torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
     assert sorted(first) + sorted(second) == [0, 8, 4, 12]
     for start, tokens in (first | second).items():
