@@ -53,7 +53,7 @@ class LmEval:
         folders: with YAML files of one's own tasks.
         files: local data by the name of a task or group.
         allow_code_execution: confirms that generated programs may be run.
-        program_seconds: time limit of each.
+        program_seconds: CPU time limit of each, so that a busy machine does not decide a score.
         batch_size: sequences per batch.
         show: instances to print, with prompt and answer.
 

@@ -63,7 +63,9 @@ class Order(NamedTuple):
     home: str
     """Whose owner's files are nothing to the program."""
     seconds: float
-    """Of wall clock, and of CPU per process."""
+    """Of CPU time per process."""
+    wall_seconds: float
+    """Of wall clock."""
     memory_mib: int
     """Address space per process."""
     processes: int
@@ -97,7 +99,7 @@ def supervise(order: Order) -> None:
         _prctl(_PR_SET_DUMPABLE, 0)  # what runs as the same user cannot look into this process
     token = os.urandom(_TOKEN_BYTES)
     child, proof = _start(order, uid, present + order.processes, token)
-    outcome = _watch(child, proof, token, order.seconds)
+    outcome = _watch(child, proof, token, order)
     if not order.isolation.processes:
         _kill_descendants(child)
     os.write(1, json.dumps(outcome).encode())
@@ -198,27 +200,29 @@ def _give_up(order: Order, uid: int | None, processes: int) -> None:
     for limit, value in limits.items():
         hard = resource.getrlimit(limit)[1]
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (bound, bound))
+        # At the first limit on CPU time comes a signal that says so; who ignores it is killed a second later.
+        resource.setrlimit(limit, (max(bound - 1, 1) if limit == resource.RLIMIT_CPU else bound, bound))
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
 
 
-def _watch(child: int, proof: int, token: bytes, seconds: float) -> tuple[bool, str]:
+def _watch(child: int, proof: int, token: bytes, order: Order) -> tuple[bool, str]:
     def expire(number: int, frame: object) -> None:
         raise TimeoutError
 
     signal.signal(signal.SIGALRM, expire)
     try:
         try:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            signal.setitimer(signal.ITIMER_REAL, order.wall_seconds)
+            _, status, usage = os.wait4(child, 0)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except TimeoutError:
         os.kill(child, signal.SIGKILL)
         return False, "timed out"
+    status = os.waitstatus_to_exitcode(status)
     os.set_blocking(proof, False)
     try:
         told = os.read(proof, 4096)
@@ -228,14 +232,15 @@ def _watch(child: int, proof: int, token: bytes, seconds: float) -> tuple[bool, 
         return True, "passed"
     if status < 0:
         name = signal.Signals(-status).name
-        return False, "timed out" if name == "SIGXCPU" else f"killed by {name}"
+        expired = name == "SIGXCPU" or usage.ru_utime + usage.ru_stime >= order.seconds
+        return False, "timed out" if expired else f"killed by {name}"
     reason = "".join(c if c.isprintable() else " " for c in told.decode(errors="replace"))
     return False, reason or "ended before its last line"
 
 
 def _kill_descendants(child: int) -> None:
     """Without a PID namespace: what remains of the program's session, then whatever its orphans have become."""
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 30  # one that keeps forking faster than it is killed is not waited for
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     while time.monotonic() < deadline:

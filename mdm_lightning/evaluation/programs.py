@@ -22,7 +22,7 @@ from mdm_lightning.evaluation.base import check_numbers
 from mdm_lightning.evaluation.program_child import Isolation, Order
 
 _CHILD = Path(__file__).with_name("program_child.py")
-_STARTING = 60.0
+_STARTING = 300.0
 """Seconds that a busy machine may take for isolating a program, and for clearing up after it."""
 
 
@@ -43,8 +43,10 @@ class ProgramRunner:
     How well a program is kept apart, beyond its limits, depends on the system: see ``isolation``.
 
     Args:
-        seconds: that a program may take. The tests of the usual benchmarks take a fraction of one; the rest is for
-            importing large libraries on a busy machine, which must not decide a score.
+        seconds: of CPU time that each of its processes may take, rounded up. The tests of the usual benchmarks take a
+            fraction of one; the rest is for importing large libraries.
+        wall_seconds: that a program may take by the clock. Only for those that wait or go round in circles without
+            computing: how busy the machine is must not decide a score.
         memory_mib: address space of each of its processes.
         processes: processes and threads at a time. Not enforced where the programs run as root.
         workers: programs at a time; None for as many as there are cores.
@@ -54,14 +56,16 @@ class ProgramRunner:
     """
 
     seconds: float = 10.0
+    wall_seconds: float = 60.0
     memory_mib: int = 1024
     processes: int = 16
     workers: int | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self, memory_mib=1, processes=1, workers=1)
-        if not self.seconds > 0:
-            raise ValueError(f"ProgramRunner: seconds must be positive, got {self.seconds}")
+        for name in ("seconds", "wall_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"ProgramRunner: {name} must be positive, got {getattr(self, name)}")
 
     @property
     def isolation(self) -> Isolation:
@@ -98,7 +102,7 @@ def available_isolation() -> Isolation:
     Raises:
         UserError: no program can be run at all.
     """
-    runner = ProgramRunner(seconds=_STARTING)
+    runner = ProgramRunner(seconds=_STARTING, wall_seconds=_STARTING)
     found = Isolation()
     try:
         outcome = _run("", runner, found)
@@ -131,9 +135,8 @@ def _run(program: str, limits: ProgramRunner, isolation: Isolation) -> Outcome:
     # Another user's leavings, or a folder that the program has closed, may not be ours to delete.
     with TemporaryDirectory(prefix="program-", ignore_cleanup_errors=True) as folder:
         interpreter = [sys.prefix, sys.base_prefix, os.path.dirname(sys.executable)]
-        order = Order(
-            folder, interpreter, str(Path.home()), limits.seconds, limits.memory_mib, limits.processes, isolation
-        )
+        bounds = limits.seconds, limits.wall_seconds, limits.memory_mib, limits.processes
+        order = Order(folder, interpreter, str(Path.home()), *bounds, isolation)
         with subprocess.Popen(
             [sys.executable, "-ISB", str(_CHILD), json.dumps(order._asdict())],
             stdin=subprocess.PIPE,
@@ -144,7 +147,7 @@ def _run(program: str, limits: ProgramRunner, isolation: Isolation) -> Outcome:
             start_new_session=True,
         ) as process:
             try:
-                told, errors = process.communicate(program.encode(errors="replace"), limits.seconds + _STARTING)
+                told, errors = process.communicate(program.encode(errors="replace"), limits.wall_seconds + _STARTING)
             except subprocess.TimeoutExpired:
                 return Outcome(False, "timed out")
             finally:

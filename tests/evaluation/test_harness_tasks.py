@@ -26,10 +26,11 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from mdm_lightning.evaluation.harness_tasks import stock
 from mdm_lightning.evaluation.harness_tasks.code_answers import fenced_code
+from tests.patience import SECONDS
 
 OURS = Path(harness_tasks.__file__).parent
 STOCK = Path(str(files("lm_eval"))) / "tasks"
-RUNNER = ProgramRunner(seconds=60)
+RUNNER = ProgramRunner(seconds=300, wall_seconds=SECONDS)
 PROTOCOL = {
     "task",
     "group",

@@ -1,14 +1,13 @@
 """Whether two texts give the same mathematical answer, by math-verify in a process of its own.
 
-Its own time limits are signals, which work on the main thread only, and not while Python computes with huge numbers. A
-process can be ended wherever it is.
+Its own time limits are signals, which count wall clock, work on the main thread only, and not while Python computes
+with huge numbers. A process can be ended wherever it is, by the CPU time that it took.
 """
 
 import atexit
 import functools
 import importlib.util
 import json
-import selectors
 import subprocess
 import sys
 import threading
@@ -17,9 +16,8 @@ from pathlib import Path
 from mdm_lightning.errors import UserError
 
 _CHILD = Path(__file__).with_name("math_child.py")
-_STARTING = 300.0
-_SECONDS = 20.0
-"""For a pair of texts; math-verify gives each of its three steps five seconds where it can."""
+_SECONDS = 20
+"""Of CPU time for a pair of texts; math-verify by itself gives each of its three steps five seconds, by the clock."""
 
 
 def require_math_verify() -> None:
@@ -44,10 +42,10 @@ class MathVerifier:
     """A process that compares, started when it is first needed and again where it was lost. May be shared by threads.
 
     Args:
-        seconds: for a comparison, after which the answers are taken to be different.
+        seconds: of CPU time for a comparison, after which the answers are taken to be different.
     """
 
-    def __init__(self, seconds: float = _SECONDS) -> None:
+    def __init__(self, seconds: int = _SECONDS) -> None:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,13 +56,14 @@ class MathVerifier:
         UserError: math-verify does not start.
         """
         with self._lock:
-            process = self._process = self._process or _start()
+            process = self._process = self._process or _start(self._seconds)
             assert process.stdin is not None
+            assert process.stdout is not None
             try:
                 process.stdin.write(json.dumps([gold, response]).encode() + b"\n")
                 process.stdin.flush()
-                verdict = _line(process, self._seconds)
-            except (BrokenPipeError, TimeoutError):
+                verdict = process.stdout.readline()
+            except BrokenPipeError:
                 verdict = b""
             if not verdict:
                 self.close()
@@ -82,34 +81,16 @@ def _verifier() -> MathVerifier:
     return MathVerifier()
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start(seconds: int) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
-        [sys.executable, "-P", str(_CHILD)],
+        [sys.executable, "-P", str(_CHILD), str(seconds)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for us to handle
     )
-    try:
-        ready = _line(process, _STARTING)
-    except TimeoutError:
-        ready = b""
-    if not ready:
-        process.kill()
+    assert process.stdout is not None
+    if not process.stdout.readline():  # it has ended
         reason = process.communicate()[1].decode(errors="replace").strip().split("\n")[-1]
         raise UserError(f'math-verify does not start ({reason}): pip install "mdm-lightning[lm-eval]"')
     return process
-
-
-def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
-    """What it says next, nothing if it has ended.
-
-    Raises:
-        TimeoutError: it says nothing.
-    """
-    assert process.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        if not selector.select(seconds):
-            raise TimeoutError
-    return process.stdout.readline()
