@@ -54,6 +54,7 @@ def complete(subject: Subject, sampler: Sampler, prompts: Sequence[Prompt], batc
             canvas.to(subject.device),
             SequenceNoise(subject.seed, [prompt.key for prompt in unit]),
             padding=padding.to(subject.device) if padding.any() else None,
+            on_step=lambda step, tokens: subject.processes.advance(),
         )
         filled = samples.tokens.tolist()  # waits for the device, so the time is that of the work
         seconds = (time.perf_counter() - started) / len(unit)
@@ -62,6 +63,7 @@ def complete(subject: Subject, sampler: Sampler, prompts: Sequence[Prompt], batc
             for row, prompt, nfe in zip(filled, unit, samples.sequence_nfe.tolist(), strict=True)
         ]
 
-    completed = [c for part in subject.processes.map(fill, units, "sampling") for c in part]
+    steps = sampler.steps or max((length for _, length in sizes), default=1)
+    completed = [c for part in subject.processes.map(fill, units, "sampling", parts=steps) for c in part]
     in_order = dict(zip(order, completed, strict=True))
     return [in_order[i] for i in range(len(prompts))]

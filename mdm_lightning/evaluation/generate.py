@@ -55,12 +55,18 @@ def generate(
     def complete(indices: range) -> GeneratedBatch:
         canvas = (canvas_of or all_masked)(indices)
         started = time.perf_counter()
-        samples = sampler(subject.denoiser, canvas.to(subject.device), SequenceNoise(subject.seed, indices))
+        samples = sampler(
+            subject.denoiser,
+            canvas.to(subject.device),
+            SequenceNoise(subject.seed, indices),
+            on_step=lambda step, tokens: subject.processes.advance(),
+        )
         tokens = samples.tokens.cpu()  # waits for the device, so the time is that of the work
         seconds = time.perf_counter() - started
         return GeneratedBatch(tokens, samples.nfe, samples.sequence_nfe.cpu(), samples.revealed_at.cpu(), seconds)
 
-    parts = subject.processes.map(complete, batches(sequences, batch_size, subject.first), description)
+    steps = sampler.steps or subject.length
+    parts = subject.processes.map(complete, batches(sequences, batch_size, subject.first), description, parts=steps)
     return GeneratedBatch(
         tokens=torch.cat([part.tokens for part in parts]),
         nfe=sum(part.nfe for part in parts),

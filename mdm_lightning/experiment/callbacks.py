@@ -14,7 +14,7 @@ from mdm_lightning.experiment.slurm import requeue
 from mdm_lightning.training.checkpointing import LastCheckpoint, StopOnNonFinite
 from mdm_lightning.training.dashboards import Figures, GeneratedText, TensorBoard
 from mdm_lightning.training.ema import ExponentialMovingAverage
-from mdm_lightning.training.progress import ProgressBar
+from mdm_lightning.training.progress import StepBar, StepLog, bar_is_drawn
 from mdm_lightning.training.scalars import ScalarLog
 from mdm_lightning.training.throughput import Throughput
 
@@ -46,7 +46,8 @@ def build_callbacks(
         Throughput(log_every, training.global_batch_size * data.length, data.length),
         Figures({"training": instantiate(training.schedule), "sampling": instantiate(schedule)}),
         *average,
-        *([ProgressBar()] if progress_bar else []),
+        *([StepBar()] if progress_bar else []),
+        StepLog(log_every, on_screen=progress_bar and not bar_is_drawn()),
         LastCheckpoint(output / CHECKPOINTS, training.save_every, on_preempted=requeue),
         ModelCheckpoint(
             output / CHECKPOINTS,

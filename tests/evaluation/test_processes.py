@@ -1,5 +1,6 @@
 """Sharing work out: results in order, and failures that all processes learn of while none is left waiting."""
 
+import logging
 import os
 import pickle
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch.distributed
 from mdm_lightning.diffusion.masking import IndependentMasking
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.diffusion.timesteps import StratifiedTimes
+from mdm_lightning.evaluation import processes as module
 from mdm_lightning.evaluation.likelihood import Likelihood
 from mdm_lightning.evaluation.processes import PeerFailed, Processes
 from mdm_lightning.evaluation.profile import Profile
@@ -140,3 +142,35 @@ def evaluations(processes: Processes) -> list[Any]:
 def test_the_numbers_are_those_of_one_process(tmp_path):
     alone = evaluations(Processes())
     assert run(evaluations, 3, tmp_path) == [alone] * 3
+
+
+class Lines(logging.Handler):
+    """Keeps messages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def test_progress_is_told_by_steps(monkeypatch):
+    """Without a terminal in lines; a unit that takes fewer steps than it may counts as done all the same."""
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0)
+    lines, logger = Lines(), logging.getLogger(module.__name__)
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    shown = Processes(progress=True)
+
+    def work(steps: int) -> None:
+        for _ in range(steps):
+            shown.advance()
+
+    try:
+        shown.map(work, [3, 2], "sampling", parts=3)
+        Processes().map(work, [3], "hidden", parts=3)
+    finally:
+        logger.removeHandler(lines)
+    told = [f"sampling: {done} of 6 steps" for done in (1, 2, 3, 3, 4, 5, 6)]
+    assert lines.messages == told
