@@ -207,7 +207,7 @@ def _json_object(file: Path) -> dict[str, object]:
         return {}
     try:
         content = json.loads(_text(file))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON; restore or remove it") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} should hold a JSON object; restore or remove it")

@@ -185,7 +185,13 @@ class Tokenizer:
 
     @classmethod
     def from_state(cls, state: Mapping[str, str]) -> Self:
-        return cls(**state)
+        """Raises:
+        UserError: it is no state of a tokenizer, or of another version.
+        """
+        try:
+            return cls(**state)
+        except TypeError as error:
+            raise UserError(f"the checkpoint holds no tokenizer that can be read: {error}") from error
 
     @classmethod
     def load(

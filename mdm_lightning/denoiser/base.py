@@ -6,13 +6,20 @@ whole sequence, pick the rows they want, and apply the head to those.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
 from mdm_lightning.errors import UserError
+
+LARGEST = 2**24
+"""Of any size of a transformer: sixteen million tokens, positions or channels. More is a slip or a trap."""
+
+ShapeOf = Callable[[str], tuple[int, ...] | None]
 
 
 class NoDistribution(UserError):
@@ -66,6 +73,16 @@ class Denoiser(nn.Module, ABC):
         """-log p(target) in nats for rows of hidden states, in float32 whatever the precision of the trunk."""
         return F.cross_entropy(self.head(hidden).float(), targets, reduction="none")
 
+    @classmethod
+    def sizes(cls, shape: ShapeOf) -> dict[str, int]:
+        """Arguments of the constructor that weights show, known before anything is built; 0 where the parameter that
+        would show it is missing. By default nothing is known.
+
+        Args:
+            shape: of a parameter by its name in the denoiser; None where there is none of that name.
+        """
+        return {}
+
     def check_sizes(self, *, hidden_size: int, heads: int, **others: int) -> None:
         """For the constructors of transformers.
 
@@ -76,6 +93,8 @@ class Denoiser(nn.Module, ABC):
         for name, value in (sizes | others).items():
             if value < 1:
                 raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {value}")
+            if value > LARGEST:
+                raise ValueError(f"{type(self).__name__}: {name} must be at most {LARGEST:,}, got {value}")
         if hidden_size % heads or (hidden_size // heads) % 2:
             raise ValueError(
                 f"{type(self).__name__}: hidden_size {hidden_size} must be an even multiple of heads {heads}"
@@ -99,3 +118,28 @@ class Denoiser(nn.Module, ABC):
     def forward_flops(self, length: int) -> tuple[float, float]:
         """Matrix-product FLOPs of one forward pass: of the trunk per token, of the head per row. NaN if not counted."""
         return math.nan, math.nan
+
+
+def stored_size(shape: ShapeOf, name: str, axis: int = 0) -> int:
+    """A size of a parameter; 0 if there is no such parameter, or it has no such axis."""
+    return dict(enumerate(shape(name) or ())).get(axis, 0)
+
+
+def stored_depth(shape: ShapeOf, name: str) -> int:
+    """Number of blocks that have a parameter: ``name`` with the block's number in the place of ``{}``."""
+    return next(number for number in count() if shape(name.format(number)) is None)
+
+
+def oversized(arguments: Mapping[str, Any], sizes: Mapping[str, int], spare: int = 0) -> str:
+    """The arguments that ask for more than weights have, listed for a message; empty if none does.
+
+    Args:
+        sizes: as ``Denoiser.sizes`` tells them.
+        spare: how much more is let pass.
+    """
+    larger = [
+        f"{name} is {arguments[name]}, the weights have {size}"
+        for name, size in sizes.items()
+        if isinstance(arguments.get(name), int) and arguments[name] > size + spare
+    ]
+    return ", ".join(larger)

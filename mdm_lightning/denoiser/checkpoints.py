@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.denoiser.base import Denoiser, oversized
 from mdm_lightning.denoiser.families import Family, recognise
 from mdm_lightning.denoiser.weight_files import CONFIG, Weights, enumerated, open_weights
 from mdm_lightning.errors import UserError
+
+SLIP = 256  # a configuration that is wrong by no more is compared with the weights in detail
 
 Fill = Callable[[Tensor, Tensor], object]
 
@@ -46,12 +48,20 @@ class PublishedModel:
                 belong to no token need it: those rows are then never predicted.
 
         Raises:
-            UserError: the configuration describes no possible model, or does not go with the vocabulary.
+            UserError: the configuration describes no possible model, a larger one than there are weights for, or does
+                not go with the vocabulary.
         """
         try:
-            return self.family.arguments(self.weights, vocab_size)
+            arguments = self.family.arguments(self.weights, vocab_size)
         except (ValueError, TypeError, ZeroDivisionError) as error:
             raise self._impossible(error) from error
+        shapes, stored_name = self.weights.shapes, self.family.stored_name
+        sizes = self.family.denoiser.sizes(lambda name: shapes.get(stored_name(name)))
+        # Slips are listed tensor by tensor once the model is built; also on the meta device, a billion blocks are not.
+        larger = oversized(arguments, sizes, spare=SLIP)
+        if larger:
+            raise UserError(f"{self.weights.origin} describes a larger model than it has weights for: {larger}")
+        return arguments
 
     def build(self, arguments: Mapping[str, Any], dtype: torch.dtype) -> Denoiser:
         """A denoiser without memory, on the meta device, that these weights fit.

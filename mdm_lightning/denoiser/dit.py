@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.denoiser.base import Denoiser, ShapeOf, stored_depth, stored_size
 
 FREQUENCIES = 256  # size of the sinusoidal embedding of the noise level
 
@@ -134,6 +134,17 @@ class DiT(Denoiser):
             chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
             return torch.cat([checkpoint(cross_entropy, h, y, use_reentrant=False) for h, y in chunks])
         return super().cross_entropy(hidden, targets)
+
+    @classmethod
+    def sizes(cls, shape: ShapeOf) -> dict[str, int]:
+        hidden_size = stored_size(shape, "vocab_embed.embedding", axis=1)
+        return {
+            "vocab_size": stored_size(shape, "vocab_embed.embedding") - 1,
+            "hidden_size": hidden_size,
+            "depth": stored_depth(shape, "blocks.{}.norm1.weight"),
+            "cond_dim": stored_size(shape, "sigma_map.mlp.2.weight"),
+            "mlp_ratio": stored_size(shape, "blocks.0.mlp.0.weight") // max(1, hidden_size),
+        }
 
     def shards(self) -> Iterable[nn.Module]:
         return self.blocks

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.denoiser.base import Denoiser, ShapeOf, stored_depth, stored_size
 
 INIT_STD = 0.02
 
@@ -143,6 +143,15 @@ class Llama(Denoiser):
         if torch.is_grad_enabled():
             cross_entropy = partial(checkpoint, cross_entropy, use_reentrant=False)
         return torch.cat([cross_entropy(h, y) for h, y in zip(hidden.split(rows), targets.split(rows), strict=True)])
+
+    @classmethod
+    def sizes(cls, shape: ShapeOf) -> dict[str, int]:
+        return {
+            "rows": stored_size(shape, "embedding.weight"),
+            "hidden_size": stored_size(shape, "embedding.weight", axis=1),
+            "depth": stored_depth(shape, "blocks.{}.attention_norm.weight"),
+            "mlp_size": stored_size(shape, "blocks.0.gate.weight"),
+        }
 
     def shards(self) -> Iterable[nn.Module]:
         return self.blocks

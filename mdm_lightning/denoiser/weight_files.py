@@ -6,12 +6,15 @@ mapped from disk and handed out one by one.
 
 import json
 import pickle
+import re
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -89,6 +92,7 @@ class TorchFile(TensorFile):
             content = {**content["state_dict"], **shadow_weights(path, content)}
         if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
             raise UserError(f"{path} holds something else than named tensors; give a file of weights")
+        refuse_hollow(path, content)
         self._content = content
         self.shapes = {name: tuple(value.shape) for name, value in content.items()}
         _refuse_quantised(path, {name: str(value.dtype) for name, value in content.items()})
@@ -163,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON; fetch it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} should hold a JSON object; fetch it again")
@@ -214,6 +218,31 @@ def _refuse_quantised(path: Path, precisions: Mapping[str, str]) -> None:
         raise UserError(f"{path} holds {enumerated(other)}: give weights in bfloat16, float16, float32 or float64")
 
 
+def refuse_hollow(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses tensors that are larger than what is stored of them, as none is that was trained: a file of some bytes
+    could demand any amount of memory.
+
+    Raises:
+        UserError: naming them.
+    """
+    hollow = [
+        name
+        for name, value in tensors.items()
+        if value.layout != torch.strided
+        or value.is_meta
+        or value.is_nested
+        or value.untyped_storage().nbytes() < value.numel() * value.element_size()
+    ]
+    if hollow:
+        raise UserError(f"{path} has not all the values of {enumerated(hollow)}: it is damaged, or no file of weights")
+
+
+def first_sentence(error: Exception) -> str:
+    """What a library says of a file that it cannot read, in short: without colours, advice and what is cut off."""
+    said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    first = " ".join(re.split(r"(?<=\w)\.\s|\n", said.strip(), maxsplit=1)[0].split())
+    return textwrap.shorten(first, 160, placeholder=" ...") or type(error).__name__
+
+
 def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:160]
-    return UserError(f"{path} is no readable file of weights, or damaged ({reason}); fetch it again")
+    return UserError(f"{path} is no readable file of weights, or damaged ({first_sentence(error)}); fetch it again")

@@ -126,7 +126,7 @@ def advised_schedule(path: str | None, steps: int, family: Literal["beta", "opti
         known = json.loads(Path(path).read_text())
     except OSError as error:
         raise UserError(f"cannot read advice={path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"advice={path} is no advice.json of evaluation=advise") from error
     if not (isinstance(known, dict) and all(budget.isdigit() for budget in known)):
         raise UserError(f"advice={path} is no advice.json of evaluation=advise")
@@ -135,7 +135,10 @@ def advised_schedule(path: str | None, steps: int, family: Literal["beta", "opti
             f"advice={path} is for {', '.join(known)} steps, not for {steps}: ask for evaluation.steps=[{steps}]"
         )
     advice = known[str(steps)]
-    return TabulatedSchedule(advice["optimal"]) if family == "optimal" else BetaSchedule(*advice["beta"])
+    try:
+        return TabulatedSchedule(advice["optimal"]) if family == "optimal" else BetaSchedule(*advice["beta"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"advice={path} holds no schedule for {steps} steps ({error}): make it anew") from error
 
 
 def advice_text(found: Sequence[Advice], length: int, sampler: Sampler, path: str) -> str:

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
-
 from mdm_lightning.data.hub import TOKENIZER_FILES, has_tokenizer
+from mdm_lightning.data.source import Source
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.denoiser.export import Layout, mdlm_layout, write_published
@@ -17,6 +16,7 @@ from mdm_lightning.experiment.origin import Origin
 from mdm_lightning.experiment.published import Published
 from mdm_lightning.experiment.runs import Run
 from mdm_lightning.experiment.start import open_base
+from mdm_lightning.experiment.stored_config import named_class
 
 
 def choose_layout(denoiser: Denoiser, origin: Origin) -> Layout:
@@ -81,7 +81,7 @@ def export(subject: Subject, layout: Layout, origin: Origin, rows: Mapping[str, 
     source = "Trained with mdm-lightning."
     if isinstance(origin, Run):
         data = origin.config["data"]
-        name = data.get("name") or get_class(data["_target_"]).name
+        name = data.get("name") or named_class(data, Source, origin.path).name
         source = f"Trained with mdm-lightning for {origin.step:,} steps on {name}."
         if origin.base is not None:
             source += f" It began as {Path(origin.base['origin']).name}."

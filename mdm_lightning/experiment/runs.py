@@ -1,21 +1,21 @@
 """Run folders and the checkpoints in them: finding, describing, and refusing what does not fit."""
 
-import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from mdm_lightning.data.source import Source, digest
+from mdm_lightning.data.source import digest
 from mdm_lightning.data.tokenizer import Tokenizer
-from mdm_lightning.denoiser.base import Denoiser
-from mdm_lightning.denoiser.lora import Adapter
+from mdm_lightning.denoiser.base import Denoiser, oversized
+from mdm_lightning.denoiser.weight_files import first_sentence, refuse_hollow
 from mdm_lightning.errors import UserError
+from mdm_lightning.experiment.stored_config import build, named_class, plain_copy
+from mdm_lightning.training.module import DENOISER
 
 RUNS = Path("outputs")  # where runs lie unless run_dir= says otherwise
 CHECKPOINTS = "checkpoints"
@@ -41,6 +41,7 @@ class Run:
         data: fingerprint of the training data.
         fingerprint: of the checkpoint's contents.
         base: the published model that the run began with, if it did.
+        shapes: of the denoiser's stored weights, by name.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Run:
     data: str
     fingerprint: str
     base: Mapping[str, str] | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -88,10 +90,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a readable checkpoint ({' '.join(str(error).split())[:120]})") from error
+    except Exception as error:  # a damaged or hostile file makes the unpickler raise anything
+        raise UserError(f"{path} is not a readable checkpoint ({first_sentence(error)})") from error
     if not isinstance(checkpoint, dict) or "mdm_lightning" not in checkpoint or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of mdm-lightning: it says nothing of its configuration")
+    weights = checkpoint["state_dict"]
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise UserError(f"{path} holds something else than named tensors as its weights")
+    refuse_hollow(path, weights)
     return checkpoint
 
 
@@ -102,18 +108,59 @@ def describe(path: Path) -> Run:
         UserError: it cannot be read, or is not one of ours.
     """
     checkpoint = load_checkpoint(path)
-    known = checkpoint["mdm_lightning"]
-    step, config = checkpoint["global_step"], known["config"]
+    known = plain_copy(checkpoint["mdm_lightning"], path)
+    _check_known(known, checkpoint.get("global_step"), path)
     return Run(
         path=path.resolve(),
-        step=step,
-        config=config,
+        step=checkpoint["global_step"],
+        config=known["config"],
         tokenizer=known["tokenizer"],
         tokenizer_state=known["tokenizer_state"],
         data=known["data"],
         fingerprint=_contents(path),
         base=known.get("base"),
+        shapes={
+            name.removeprefix(DENOISER): tuple(value.shape)
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith(DENOISER)
+        },
     )
+
+
+def _check_known(known: Any, step: Any, path: Path) -> None:
+    """Raises:
+    UserError: what a checkpoint says of its run is not of the form in which this package writes it.
+    """
+    fits = (
+        isinstance(known, dict)
+        and type(step) is int
+        and all(isinstance(known.get(key), str) for key in ("tokenizer", "data"))
+        and isinstance(known.get("tokenizer_state"), dict)
+        and (known.get("base") is None or _names_a_model(known["base"]))
+        and isinstance(known.get("config"), dict)
+        and all(isinstance(known["config"].get(group), dict) for group in ("model", "data", "trainer"))
+    )
+    if not fits:
+        raise UserError(f"{path} is not a checkpoint of mdm-lightning, or damaged: it does not describe its run")
+
+
+def _names_a_model(base: Any) -> bool:
+    return isinstance(base, dict) and all(isinstance(base.get(key), str) for key in ("origin", "fingerprint"))
+
+
+def build_model(run: Run, vocab_size: int) -> Denoiser:
+    """The denoiser that a run's configuration describes, without its weights.
+
+    Raises:
+        UserError: the configuration names something else than a denoiser, or describes a larger one than the
+            checkpoint has weights for: it would be built in vain, or fill the memory.
+    """
+    model = run.config["model"]
+    kind = named_class(model, Denoiser, run.path)
+    larger = oversized({**model, "vocab_size": vocab_size}, kind.sizes(run.shapes.get))
+    if larger:
+        raise UserError(f"{run.path} describes a larger model than it has weights for: {larger}")
+    return build(model, Denoiser, run.path, vocab_size=vocab_size)
 
 
 def _contents(path: Path) -> str:
@@ -135,31 +182,6 @@ def metadata(
         "tokenizer_state": tokenizer.state(),
         "data": data,
     }
-
-
-def refuse_foreign(config: Any) -> None:
-    """Refuses what a checkpoint would have built that is neither this package's nor one of its interfaces' classes.
-
-    A checkpoint may come from somebody else, and Hydra would call whatever it names.
-
-    Raises:
-        UserError: naming it.
-    """
-    if isinstance(config, list):
-        for part in config:
-            refuse_foreign(part)
-    if not isinstance(config, Mapping):
-        return
-    target = config.get("_target_")
-    if target is not None:
-        try:
-            kind = get_class(str(target))
-        except (ImportError, ValueError) as error:
-            raise UserError(f"the checkpoint names {target}, which is no class that is installed here") from error
-        if not (kind.__module__.startswith("mdm_lightning.") or issubclass(kind, Denoiser | Source | Adapter)):
-            raise UserError(f"the checkpoint names {target}, which is not built: it is no denoiser, data or adapter")
-    for part in config.values():
-        refuse_foreign(part)
 
 
 def refuse_misfits(run: Run, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:

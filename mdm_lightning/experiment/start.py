@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mdm_lightning.data.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import Denoiser
-from mdm_lightning.denoiser.lora import Adapter, adapter_start, own_weights
+from mdm_lightning.denoiser.lora import Adapter, AllWeights, adapter_start, own_weights
 from mdm_lightning.diffusion.masking import seeded_generator
 from mdm_lightning.errors import UserError
 from mdm_lightning.experiment.published import Published, names_published, open_published
@@ -25,10 +25,11 @@ from mdm_lightning.experiment.runs import (
     LAST,
     RUNS,
     Run,
+    build_model,
     describe,
     find_checkpoint,
-    refuse_foreign,
 )
+from mdm_lightning.experiment.stored_config import build, check
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,8 @@ def run_adapter(run: Run) -> Adapter:
     Raises:
         UserError: the run's configuration names something else than an adapter.
     """
-    refuse_foreign(run.config.get("adapter"))
-    return instantiate(run.config.get("adapter") or {"_target_": "mdm_lightning.denoiser.lora.AllWeights"})
+    stored = run.config.get("adapter")
+    return build(stored, Adapter, run.path) if stored else AllWeights()
 
 
 def build_run(run: Run, tokenizer: Tokenizer) -> Denoiser:
@@ -115,11 +116,10 @@ def build_run(run: Run, tokenizer: Tokenizer) -> Denoiser:
     there may be much of it.
 
     Raises:
-        UserError: the run's configuration names something else than a denoiser.
+        UserError: the run's configuration names something else than a denoiser, or one that its weights do not fit.
     """
-    refuse_foreign(run.config["model"])
     with torch.device("meta") if run.base is not None else nullcontext():
-        return instantiate(run.config["model"], vocab_size=tokenizer.vocab_size)
+        return build_model(run, tokenizer.vocab_size)
 
 
 def open_base(run: Run) -> Published:
@@ -167,7 +167,7 @@ def adopt_sizes(config: DictConfig, start: Start, overrides: list[str]) -> None:
     model, sizes = config.model, dict(start.sizes)
     if not sizes:
         return
-    refuse_foreign(sizes)  # they may be a checkpoint's, and become part of what is built
+    check(sizes, Denoiser, config.ckpt)  # they may be a checkpoint's, and become part of what is built
     target = sizes.pop("_target_")
     if get_class(model._target_) is not get_class(target):
         size = "" if start.published is None else f": choose model={start.published.model.family.size}"

@@ -1,6 +1,7 @@
 """From `ckpt=`, `data=` and `trainer=` to the subject of an evaluation: a denoiser on its device, with its data."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.experiment.origin import Oracle, Origin
 from mdm_lightning.experiment.precision import stored_precision
 from mdm_lightning.experiment.published import Published
-from mdm_lightning.experiment.runs import Run, load_checkpoint, refuse_foreign
+from mdm_lightning.experiment.runs import Run, load_checkpoint
 from mdm_lightning.experiment.start import build_run, open_base, run_adapter
+from mdm_lightning.experiment.stored_config import build
 from mdm_lightning.training.module import DENOISER
 
 LONGEST = 1024
@@ -75,8 +77,10 @@ def checkpoint_subject(
     if isinstance(origin, Run):
         tokenizer = Tokenizer.from_state(origin.tokenizer_state)
         denoiser = _run_denoiser(origin, tokenizer, trainer, device)
-        refuse_foreign(origin.config["data"])
-        source = _source(origin.config["data"] if data is None else data, origin.config["model"])
+        if data is None:
+            source = build(origin.config["data"], Source, origin.path)
+        else:
+            source = _source(data, origin.config["model"])
     else:
         tokenizer = origin.tokenizer
         dtype = stored_precision(trainer, frozen=True)
@@ -153,7 +157,7 @@ def _load_weights(denoiser: Denoiser, path: Path) -> None:
         raise UserError(f"the weights in {path} do not fit the model described there: {sorted(missing) + unknown}")
 
 
-def _source(data: DictConfig | dict[str, Any], model: dict[str, Any]) -> Source:
+def _source(data: DictConfig, model: Mapping[str, Any]) -> Source:
     # Configurations of data refer to the model's length.
-    plain = OmegaConf.to_container(data, resolve=False) if isinstance(data, DictConfig) else data
+    plain = OmegaConf.to_container(data, resolve=False)
     return instantiate(OmegaConf.create({"model": model, "data": plain}).data)

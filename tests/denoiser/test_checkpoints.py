@@ -261,3 +261,43 @@ def test_the_tokenizer_must_fit(tmp_path):
     folder = llada().write(tmp_path / "llada")
     assert read_published(folder, vocab_size=ROWS).vocab_size == ROWS
     assert f"has {ROWS + 1} ids, but" in refusal(folder, vocab_size=ROWS + 1)
+
+
+@pytest.mark.parametrize(
+    ("published", "changes"),
+    [
+        (mdlm(), {"n_blocks": 10**9}),
+        (mdlm(), {"hidden_dim": 10**9, "n_heads": 1}),
+        (mdlm(), {"cond_dim": 10**9}),
+        (mdlm(), {"vocab_size": 10**12}),
+        (mdlm(), {"model_length": 10**12}),
+        (llada(), {"n_layers": 10**9}),
+        (llada(), {"d_model": 10**9, "n_heads": 1, "n_kv_heads": 1}),
+        (llada(), {"mlp_hidden_size": 10**9}),
+        (llada(), {"embedding_size": 10**12}),
+        (dream(), {"vocab_size": 10**12}),
+        (dream(), {"num_key_value_heads": 10**9}),
+        (dream(), {"max_position_embeddings": 10**12}),
+        (dream(), {"num_hidden_layers": 1e9}),
+        (dream(), {"num_attention_heads": [4]}),
+    ],
+)
+def test_sizes_are_compared_with_the_weights_before_anything_is_built(published, changes, tmp_path):
+    """A billion blocks take hours even without memory, and a billion channels the memory of a rotary table."""
+    message = refusal(replace(published, config=published.config | changes).write(tmp_path))
+    assert "larger model than it has weights for" in message or "describes no possible" in message
+
+
+def test_tensors_that_are_larger_than_their_file(tmp_path):
+    """Torch can store a tensor of any size in four bytes: it would be given the memory that it asks for."""
+    published = mdlm()
+    weights = published.weights | {"backbone.vocab_embed.embedding": torch.zeros(1).expand(10**6, 10**6)}
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps(published.config | {"vocab_size": 10**6}))
+    assert "has not all the values of backbone.vocab_embed.embedding" in refusal(tmp_path)
+
+
+def test_a_configuration_that_is_too_deep(tmp_path):
+    folder = mdlm().write(tmp_path)
+    (folder / "config.json").write_text("[" * 10**5)
+    assert "is not valid JSON" in refusal(folder)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import hydra
 from matplotlib.figure import Figure
 
 from mdm_lightning.diffusion.schedule import LinearSchedule, MaskSchedule
 from mdm_lightning.evaluation.figures import schedule_figure
+from mdm_lightning.experiment.stored_config import build
 from mdm_lightning.experiment.sweep_report.columns import Column, columns, preferred, sections, stages
 from mdm_lightning.experiment.sweep_report.heatmap import heatmap_figure
 from mdm_lightning.experiment.sweep_report.lines import steps_figure
@@ -52,7 +52,7 @@ def winners_figure(section: Sequence[Column]) -> Figure:
         chosen = verdict(column).use
         budgets.setdefault(chosen.label, []).append(column.steps)
         if chosen.label not in schedules:
-            schedules[chosen.label] = hydra.utils.instantiate(chosen.cell.schedule_config)
+            schedules[chosen.label] = build(chosen.cell.schedule_config, MaskSchedule, f"cell {chosen.cell.id}")
     return schedule_figure({_with_budgets(label, budgets[label]): schedules[label] for label in schedules})
 
 

@@ -239,7 +239,7 @@ def load_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(), object_hook=_decode)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is corrupt ({error}); remove it and run the sweep again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is corrupt (no JSON object); remove it and run the sweep again")
