@@ -11,7 +11,7 @@ Source: *Masked Diffusion Models as Energy Minimization* (Chen et al., NeurIPS 2
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,9 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
+from mdm_lightning.diffusion.mask_schedule import Ends, finite
 from mdm_lightning.diffusion.quadrature import integral
 from mdm_lightning.diffusion.schedule import MaskSchedule, Times
 
@@ -28,32 +30,41 @@ MINIMUM = math.pi**2
 """The least energy of any schedule, attained where it fits the weight: alpha = sin^2(pi/2 gamma)."""
 
 
-def speed(schedule: MaskSchedule, t: Times) -> Times:
-    """dgamma_t, taken as zero where the schedule stands still at alpha = 0 or 1 and the formula is 0 / 0."""
-    return schedule.dgamma_t(t).nan_to_num(nan=0.0, posinf=math.inf)
-
-
-def over_speed(density: Times, weight: MaskSchedule, t: Times) -> Times:
-    """A density over dgamma_t of the weight, where an interval in which nothing moves costs nothing."""
-    return torch.where(density == 0, 0.0, density / speed(weight, t))
-
-
 def energy(schedule: MaskSchedule, weight: MaskSchedule) -> float:
     """E[alpha; gamma] by quadrature; ``inf`` where the integral diverges.
 
     With the arc phi_t = (2/pi) arcsin(sqrt(alpha_t)) of the schedule it is pi^2 times the integral of dphi^2 / dgamma.
+    Whether it diverges at an end of time is decided by the exponents that the schedules know (``MaskSchedule.ends``).
+
+    For the schedules of ``schedule.py`` the relative error is below 1e-9, for parameters from 0.05 to 200 at least. One
+    that does not know its own ends is read off: its energies have six digits or so, fewer if it approaches the powers
+    of its ends slowly, and it is taken to stand still at an end where its exponent is beyond 90.
 
     Args:
         schedule: the mask schedule alpha.
         weight: the schedule whose ``gamma_t`` is the interpolation schedule gamma.
     """
+    return weighted_energy(schedule, weight, torch.zeros_like)
 
-    def density(t: Times) -> Times:
-        # Squaring first would underflow near the ends of a steep schedule.
-        arc = speed(schedule, t)
-        return arc * over_speed(arc, weight, t)
 
-    return MINIMUM * integral(density)
+def weighted_energy(schedule: MaskSchedule, weight: MaskSchedule, log_factor: Callable[[Times], Times]) -> float:
+    """pi^2 times the integral of a factor times dphi^2 / dgamma.
+
+    Args:
+        log_factor: its logarithm at log-odds of time; bounded.
+    """
+
+    pairs = list(zip(schedule.ends, weight.ends, strict=True))
+    left, right = (math.inf if math.isinf(own) else 2 * own - other for own, other in pairs)
+    first, last = (2 * finite(own) - finite(other) for own, other in pairs)
+
+    def log_density(odds: Times) -> Times:
+        arc = schedule.log_regular(odds)
+        powers = first * logsigmoid(odds) + last * logsigmoid(-odds)
+        # Where nothing moves, nothing is paid.
+        return torch.where(arc == -math.inf, arc, powers + 2 * arc - weight.log_regular(odds) + log_factor(odds))
+
+    return MINIMUM * integral(log_density, left, right)
 
 
 def beta_energy(
@@ -100,6 +111,11 @@ class OptimalSchedule(MaskSchedule):
 
     def masked_t(self, t: Tensor | float) -> Times:
         return torch.sin(math.pi / 2 * self.gamma.masked_t(t)) ** 2
+
+    @property
+    def ends(self) -> Ends:
+        # gamma_t is the alpha_t of a schedule, the square of its arc's sine.
+        return Ends(*(2 * power for power in self.gamma.ends))
 
     def dalpha_t(self, t: Tensor | float) -> Times:
         # At the ends themselves it may be 0 * infinity; the nearest numbers inside give the limit.

@@ -23,11 +23,12 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from mdm_lightning.diffusion.energy import over_speed
-from mdm_lightning.diffusion.quadrature import integral
+from mdm_lightning.diffusion.energy import weighted_energy
 from mdm_lightning.diffusion.schedule import MaskSchedule, Times
 
 Sequences = Sequence[Sequence[int]]
+
+NEAR = 1e-15
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,21 +71,31 @@ class MaskedStates:
 
     def law_t(self, schedule: MaskSchedule, t: Times) -> Float64[Tensor, "t s"]:
         """p_t(z), the law of the state at each time."""
-        kept = schedule.alpha_t(t)[:, None] ** (self.length - self.masks)
-        return kept * schedule.masked_t(t)[:, None] ** self.masks * self.probability
+        return self.law(schedule.alpha_t(t), schedule.masked_t(t))
+
+    def law(self, alpha: Times, masked: Times) -> Float64[Tensor, "t s"]:
+        """The law of the state where tokens are kept with probability alpha = 1 - masked."""
+        return alpha[:, None] ** (self.length - self.masks) * masked[:, None] ** self.masks * self.probability
 
     def dlaw_t(self, schedule: MaskSchedule, t: Times) -> Float64[Tensor, "t s"]:
         """Derivative of p_t(z) with respect to time."""
-        alpha, masked = schedule.alpha_t(t)[:, None], schedule.masked_t(t)[:, None]
-        kept = self.length - self.masks
+        return schedule.dalpha_t(t)[:, None] * self.dlaw(schedule.alpha_t(t), schedule.masked_t(t))
+
+    def dlaw(self, alpha: Times, masked: Times) -> Float64[Tensor, "t s"]:
+        """Derivative of the law with respect to alpha."""
+        alpha, masked, kept = alpha[:, None], masked[:, None], self.length - self.masks
         gain = kept * alpha ** (kept - 1).clamp(min=0) * masked**self.masks
         loss = self.masks * alpha**kept * masked ** (self.masks - 1).clamp(min=0)
-        return schedule.dalpha_t(t)[:, None] * (gain - loss) * self.probability
+        return (gain - loss) * self.probability
 
     def rates_t(self, schedule: MaskSchedule, t: Times) -> Float64[Tensor, "t e"]:
         """R_t(z, y), the rate of each transition of the reverse process."""
-        conditional = self.probability[self.target] / self.probability[self.source]
-        return schedule.weight_t(t)[:, None] * conditional
+        return schedule.weight_t(t)[:, None] * self.conditional
+
+    @property
+    def conditional(self) -> Float64[Tensor, " e"]:
+        """p(x_i = v | z) of each transition: which token is revealed."""
+        return self.probability[self.target] / self.probability[self.source]
 
 
 def kinetic_energy(
@@ -92,7 +103,7 @@ def kinetic_energy(
 ) -> float:
     """Kinetic energy, ``kinetic_constant(sequences)`` times ``energy(schedule, weight)``."""
     states = MaskedStates.of(sequences, probabilities)
-    return _energy(lambda t: _kinetic_density(states, schedule, t), weight)
+    return _energy(lambda alpha, masked: _kinetic_density(states, alpha, masked), schedule, weight)
 
 
 def conditional_energy(
@@ -101,10 +112,10 @@ def conditional_energy(
     """Conditional kinetic energy, ``conditional_constant(n)`` times ``energy(schedule, weight)``."""
     bound = [(p, MaskedStates.of([x], [1.0])) for x, p in zip(sequences, probabilities, strict=True)]
 
-    def density(t: Times) -> Times:
-        return torch.stack([p * _kinetic_density(states, schedule, t) for p, states in bound]).sum(0)
+    def density(alpha: Times, masked: Times) -> Times:
+        return torch.stack([p * _kinetic_density(states, alpha, masked) for p, states in bound]).sum(0)
 
-    return _energy(density, weight)
+    return _energy(density, schedule, weight)
 
 
 def geodesic_energy(
@@ -112,7 +123,7 @@ def geodesic_energy(
 ) -> float:
     """Geodesic energy, n times ``energy(schedule, weight)``."""
     states = MaskedStates.of(sequences, probabilities)
-    return _energy(lambda t: (states.dlaw_t(schedule, t) ** 2 / states.law_t(schedule, t)).sum(1), weight)
+    return _energy(lambda *kept: (states.dlaw(*kept) ** 2 / states.law(*kept)).sum(1), schedule, weight)
 
 
 def kinetic_constant(sequences: Sequences) -> int:
@@ -130,12 +141,23 @@ def conditional_constant(length: int) -> int:
     return length * 2 ** (length - 1)
 
 
-def _kinetic_density(states: MaskedStates, schedule: MaskSchedule, t: Times) -> Times:
-    """Sum over transitions of flux^2 / (p_t(z) p_t(y))."""
-    law, rates = states.law_t(schedule, t), states.rates_t(schedule, t)
-    flux = law[:, states.source] * rates
+def _kinetic_density(states: MaskedStates, alpha: Times, masked: Times) -> Times:
+    """Sum over transitions of flux^2 / (p_t(z) p_t(y)), for alpha_t of unit speed."""
+    law = states.law(alpha, masked)
+    flux = law[:, states.source] * (states.conditional / masked[:, None])
     return (flux / law[:, states.source] * (flux / law[:, states.target])).sum(1)
 
 
-def _energy(density: Callable[[Times], Times], weight: MaskSchedule) -> float:
-    return integral(lambda t: over_speed(density(t), weight, t))
+def _energy(density: Callable[[Times, Times], Times], schedule: MaskSchedule, weight: MaskSchedule) -> float:
+    """The integral over time of a density that is a function of the state times dalpha^2, over dgamma.
+
+    dalpha^2 = pi^2 alpha (1 - alpha) dphi^2 with the arc phi of ``energy.py``. The density times alpha (1 - alpha) is
+    bounded; within 1e-15 of an end of alpha it is taken there, lest the laws underflow.
+    """
+
+    def log_factor(odds: Times) -> Times:
+        t = torch.sigmoid(odds)
+        alpha, masked = schedule.alpha_t(t).clamp(min=NEAR), schedule.masked_t(t).clamp(min=NEAR)
+        return (density(alpha, masked) * alpha * masked).log()
+
+    return weighted_energy(schedule, weight, log_factor)

@@ -157,10 +157,12 @@ class StepMasking:
         micro_batches: int = 1,
     ) -> MaskedBatch:
         share, noise = _draw(self.times, tokens, generator, micro_batch, micro_batches)
-        grid = self.schedule.alpha_t(torch.linspace(0, 1, self.steps + 1, dtype=torch.float64))
-        alpha = grid[torch.searchsorted(grid[1:-1].contiguous(), share, right=True)]
-        masked = (noise < (1 - alpha)[:, None]) & maskable
-        return _apply(tokens, masked, maskable, mask_id, alpha, 1 / (1 - alpha))
+        times = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
+        grid = self.schedule.alpha_t(times)
+        step = torch.searchsorted(grid[1:-1].contiguous(), share, right=True)
+        ratio = self.schedule.masked_t(times)[step]  # which 1 - alpha may have no digit of
+        masked = (noise < ratio[:, None]) & maskable
+        return _apply(tokens, masked, maskable, mask_id, grid[step], 1 / ratio)
 
 
 def mask_counts(

@@ -1,7 +1,8 @@
-"""Integrals over time of densities that may be infinite at t = 0 and t = 1.
+"""Integrals over time, taken over its log-odds s = log(t / (1 - t)).
 
 Energies integrate products of powers of t and 1 - t whose exponents can lie close to -1, where most of the integral
-sits closer to an end than the nearest floating-point number. So the ends are integrated in closed form.
+sits closer to an end than the nearest floating-point number, or so high that the product underflows almost everywhere.
+Over the log-odds both are harmless: powers become exponentials, of which logarithms are computed.
 """
 
 import math
@@ -12,58 +13,46 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-Density = Callable[[Float64[Tensor, " t"]], Float64[Tensor, " t"]]
+LogDensity = Callable[[Float64[Tensor, " s"]], Float64[Tensor, " s"]]
 
-TAIL = 2.0**-20  # below this distance from an end the density is a power times a line
-PROBE = 2.0**-40  # where that power is read off; 1 - PROBE is exact in float64
-SMALLEST_EXPONENT = 1e-8  # of x in the integral of the tail; it is known to about 1e-12, 4e-9 for Polynomial(0.7)
-
-_TOLERANCE = 1e-11
+_NEGLIGIBLE = 60.0  # of an exponential, e^-60 is left out
+_TOLERANCE = 1e-12
 _LEVELS = 40
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
 
 
-def integral(density: Density) -> float:
-    """Integral of a density over [0, 1] to a relative accuracy of about 1e-9; ``inf`` where it diverges.
-
-    Divergence is found, not inferred from a large number: near an end the density behaves as C x^(s - 1) in the
-    distance x from it, and the integral exists exactly if s > 0. The exponent s is read off the density.
+def integral(log_density: LogDensity, left: float, right: float) -> float:
+    """Integral over all log-odds of a density given by its logarithm, to a relative accuracy of 1e-9 or so.
 
     Args:
-        density: non-negative and continuous on (0, 1), a power at either end (or zero near it). It may be infinite
-            on an interval, which makes the integral so.
+        log_density: log of the density; -inf for nothing, +inf if the integral diverges somewhere inside.
+        left: the density behaves as e^(left s) as s falls, for t as t^left; the integral exists only if it is positive.
+            Infinite if there is nothing near this end.
+        right: the same for e^(-right s) as s grows.
     """
-    return _half(density) + _half(lambda x: density(1 - x))
-
-
-def _half(density: Density) -> float:
-    """Integral over (0, 1/2]."""
-    edges = torch.logspace(math.log2(TAIL), -1, 20, base=2, dtype=torch.float64)
-    tail = _tail(density)
-    return tail if math.isinf(tail) else tail + _adaptive(density, edges[:-1], edges[1:])
-
-
-def _tail(density: Density) -> float:
-    """Integral over (0, TAIL]: of x^(s - 1) (c + k x), with s from the probes and the line from two points."""
-    near, far = density(torch.tensor([PROBE, 2 * PROBE], dtype=torch.float64)).tolist()
-    if near == 0 or math.isinf(near):
-        return near
-    exponent = 1 + math.log2(far / near)
-    if exponent < SMALLEST_EXPONENT:
+    if min(left, right) <= 0:
         return math.inf
-    x = torch.tensor([TAIL / 2, TAIL], dtype=torch.float64)
-    middle, end = (density(x) * (x / TAIL) ** (1 - exponent)).tolist()
-    return TAIL * ((2 * middle - end) / exponent + 2 * (end - middle) / (exponent + 1))
+    # As Beta(left, right) is placed, whose density this would be if it were nothing but its two powers.
+    low, high = min(left, 1e6), min(right, 1e6)
+    centre, width = math.log(low / high), math.sqrt(1 / low + 1 / high)
+    distances = min(width, 1.0) * 2.0 ** np.arange(-1, 200)
+    reach = _NEGLIGIBLE * (1 + 1 / low), _NEGLIGIBLE * (1 + 1 / high)
+    before, after = (distances[: int(np.searchsorted(distances, abs(centre) + part)) + 1] for part in reach)
+    edges = torch.from_numpy(np.concatenate([centre - before[::-1], [centre], centre + after]))
+    return _adaptive(log_density, edges[:-1], edges[1:])
 
 
-def _adaptive(density: Density, left: Float64[Tensor, " p"], right: Float64[Tensor, " p"]) -> float:
+def _adaptive(log_density: LogDensity, left: Float64[Tensor, " p"], right: Float64[Tensor, " p"]) -> float:
     """Gauss-Legendre quadrature; panels on which it disagrees with that of their halves are bisected."""
-    coarse, total = _panels(density, left, right), 0.0
+    peak = float(log_density(_points(left, right).flatten()).max())
+    if math.isinf(peak):
+        return 0.0 if peak < 0 else math.inf
+    coarse, total = _panels(log_density, left, right, peak), 0.0
     scale = float(coarse.sum())
     for _ in range(_LEVELS):
         middle = (left + right) / 2
         left, right = torch.stack([left, middle]), torch.stack([middle, right])
-        fine = _panels(density, left, right)
+        fine = _panels(log_density, left, right, peak)
         if not bool(fine.isfinite().all()):
             return math.inf
         open_ = (fine.sum(0) - coarse).abs() > _TOLERANCE * scale
@@ -71,10 +60,16 @@ def _adaptive(density: Density, left: Float64[Tensor, " p"], right: Float64[Tens
         left, right, coarse = (part[:, open_].flatten() for part in (left, right, fine))
         if not len(coarse):
             break
-    return total + float(coarse.sum())
+    return (total + float(coarse.sum())) * math.exp(min(peak, 709.0))
 
 
-def _panels(density: Density, left: Float64[Tensor, "*p"], right: Float64[Tensor, "*p"]) -> Float64[Tensor, "*p"]:
-    half = (right - left) / 2
-    points = (left + right)[..., None] / 2 + half[..., None] * torch.from_numpy(_NODES)
-    return half * (density(points.flatten()).reshape(points.shape) @ torch.from_numpy(_WEIGHTS))
+def _panels(
+    log_density: LogDensity, left: Float64[Tensor, "*p"], right: Float64[Tensor, "*p"], peak: float
+) -> Float64[Tensor, "*p"]:
+    points = _points(left, right)
+    values = (log_density(points.flatten()) - peak).exp().reshape(points.shape)
+    return (right - left) / 2 * (values @ torch.from_numpy(_WEIGHTS))
+
+
+def _points(left: Float64[Tensor, "*p"], right: Float64[Tensor, "*p"]) -> Float64[Tensor, "*p q"]:
+    return (left + right)[..., None] / 2 + (right - left)[..., None] / 2 * torch.from_numpy(_NODES)

@@ -1,64 +1,20 @@
-"""Mask schedules: alpha_t, the probability that a token is kept at time t.
-
-Time runs along generation: t = 0 is all MASK, t = 1 is clean (alpha_0 = 0, alpha_1 = 1). Everything is computed in
-float64 on the CPU, elementwise on tensors of any shape: a schedule is evaluated at a handful of times per batch, and
-rounding there would move probability mass.
+"""Mask schedules: linear, sine, squared sine, cosine, polynomial, the Beta family, and tables.
 
 Source: *Masked Diffusion Models as Energy Minimization* (Chen et al., NeurIPS 2025), sections 3 and 4.
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float64
 from scipy import special
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-Times = Float64[Tensor, "..."]
-
-
-def _times(t: Tensor | float) -> Times:
-    return torch.as_tensor(t, dtype=torch.float64, device="cpu")
-
-
-class MaskSchedule(ABC):
-    """A mask schedule and its derivatives, as functions of t in [0, 1].
-
-    Subclasses give ``alpha_t``, ``masked_t`` and ``dalpha_t``; the rest follows. ``masked_t`` is 1 - alpha_t computed
-    without cancellation, because the loss divides by it and it vanishes at t = 1.
-    """
-
-    @abstractmethod
-    def alpha_t(self, t: Tensor | float) -> Times:
-        """Probability that a token is kept (not masked) at time t."""
-
-    @abstractmethod
-    def masked_t(self, t: Tensor | float) -> Times:
-        """Probability 1 - alpha_t that a token is masked at time t, accurate near t = 1."""
-
-    @abstractmethod
-    def dalpha_t(self, t: Tensor | float) -> Times:
-        """Derivative of alpha_t with respect to t; may be infinite at an end of the interval."""
-
-    def weight_t(self, t: Tensor | float) -> Times:
-        """NELBO weight dalpha_t / (1 - alpha_t) for t in [0, 1); diverges at t = 1."""
-        return self.dalpha_t(t) / self.masked_t(t)
-
-    def gamma_t(self, t: Tensor | float) -> Times:
-        """Interpolation schedule gamma = (2 / pi) arcsin(sqrt(alpha_t)) for which this schedule is optimal (eq. 9).
-
-        Written with the two-argument arctangent, which keeps full precision at both ends.
-        """
-        return 2 / math.pi * torch.atan2(self.alpha_t(t).sqrt(), self.masked_t(t).sqrt())
-
-    def dgamma_t(self, t: Tensor | float) -> Times:
-        """Derivative of gamma_t: dalpha_t / (pi sqrt(alpha_t (1 - alpha_t)))."""
-        return self.dalpha_t(t) / (math.pi * (self.alpha_t(t) * self.masked_t(t)).sqrt())
+from mdm_lightning.diffusion.mask_schedule import Ends, MaskSchedule, Times, as_times
 
 
 @dataclass(frozen=True)
@@ -66,13 +22,20 @@ class LinearSchedule(MaskSchedule):
     """alpha_t = t. Equal to Beta(1/2, 1/2)."""
 
     def alpha_t(self, t: Tensor | float) -> Times:
-        return _times(t)
+        return as_times(t)
 
     def masked_t(self, t: Tensor | float) -> Times:
-        return 1 - _times(t)
+        return 1 - as_times(t)
 
     def dalpha_t(self, t: Tensor | float) -> Times:
-        return torch.ones_like(_times(t))
+        return torch.ones_like(as_times(t))
+
+    @property
+    def ends(self) -> Ends:
+        return Ends(0.5, 0.5)
+
+    def log_regular(self, odds: Times) -> Times:
+        return torch.full_like(odds, -math.log(math.pi))
 
 
 @dataclass(frozen=True)
@@ -80,17 +43,26 @@ class SineSchedule(MaskSchedule):
     """alpha_t = sin(pi t / 2)."""
 
     def alpha_t(self, t: Tensor | float) -> Times:
-        return torch.sin(math.pi / 2 * _times(t))
+        return torch.sin(math.pi / 2 * as_times(t))
 
     def masked_t(self, t: Tensor | float) -> Times:
-        return 2 * torch.sin(math.pi / 4 * (1 - _times(t))) ** 2
+        return 2 * torch.sin(math.pi / 4 * (1 - as_times(t))) ** 2
 
     def dalpha_t(self, t: Tensor | float) -> Times:
-        return math.pi / 2 * torch.sin(math.pi / 2 * (1 - _times(t)))
+        return math.pi / 2 * torch.sin(math.pi / 2 * (1 - as_times(t)))
 
     def dgamma_t(self, t: Tensor | float) -> Times:
         alpha = self.alpha_t(t)
         return ((1 + alpha) / alpha).sqrt() / 2
+
+    @property
+    def ends(self) -> Ends:
+        return Ends(0.5, 1.0)
+
+    def log_regular(self, odds: Times) -> Times:
+        t = torch.sigmoid(odds)
+        alpha_over_t = math.pi / 2 * torch.sinc(t / 2)
+        return (torch.log1p(self.alpha_t(t)) - alpha_over_t.log()) / 2 - math.log(2)
 
 
 @dataclass(frozen=True)
@@ -98,17 +70,24 @@ class SquaredSineSchedule(MaskSchedule):
     """alpha_t = sin^2(pi t / 2), also called cosine-squared. Equal to Beta(1, 1)."""
 
     def alpha_t(self, t: Tensor | float) -> Times:
-        return torch.sin(math.pi / 2 * _times(t)) ** 2
+        return torch.sin(math.pi / 2 * as_times(t)) ** 2
 
     def masked_t(self, t: Tensor | float) -> Times:
-        return torch.sin(math.pi / 2 * (1 - _times(t))) ** 2
+        return torch.sin(math.pi / 2 * (1 - as_times(t))) ** 2
 
     def dalpha_t(self, t: Tensor | float) -> Times:
-        t = _times(t)
+        t = as_times(t)
         return math.pi * torch.sin(math.pi / 2 * t) * torch.sin(math.pi / 2 * (1 - t))
 
     def dgamma_t(self, t: Tensor | float) -> Times:
-        return torch.ones_like(_times(t))
+        return torch.ones_like(as_times(t))
+
+    @property
+    def ends(self) -> Ends:
+        return Ends(1.0, 1.0)
+
+    def log_regular(self, odds: Times) -> Times:
+        return torch.zeros_like(odds)
 
 
 @dataclass(frozen=True)
@@ -116,17 +95,24 @@ class CosineSchedule(MaskSchedule):
     """alpha_t = 1 - cos(pi t / 2), the schedule of MaskGIT."""
 
     def alpha_t(self, t: Tensor | float) -> Times:
-        return 2 * torch.sin(math.pi / 4 * _times(t)) ** 2
+        return 2 * torch.sin(math.pi / 4 * as_times(t)) ** 2
 
     def masked_t(self, t: Tensor | float) -> Times:
-        return torch.sin(math.pi / 2 * (1 - _times(t)))
+        return torch.sin(math.pi / 2 * (1 - as_times(t)))
 
     def dalpha_t(self, t: Tensor | float) -> Times:
-        return math.pi / 2 * torch.sin(math.pi / 2 * _times(t))
+        return math.pi / 2 * torch.sin(math.pi / 2 * as_times(t))
 
     def dgamma_t(self, t: Tensor | float) -> Times:
         masked = self.masked_t(t)
         return ((1 + masked) / masked).sqrt() / 2
+
+    @property
+    def ends(self) -> Ends:
+        return Ends(1.0, 0.5)
+
+    def log_regular(self, odds: Times) -> Times:
+        return SineSchedule().log_regular(-odds)
 
 
 @dataclass(frozen=True)
@@ -144,19 +130,30 @@ class PolynomialSchedule(MaskSchedule):
             raise ValueError(f"PolynomialSchedule: exponent must be positive and finite, got {self.exponent}")
 
     def alpha_t(self, t: Tensor | float) -> Times:
-        return -torch.expm1(self.exponent * torch.log1p(-_times(t)))
+        return -torch.expm1(self.exponent * torch.log1p(-as_times(t)))
 
     def masked_t(self, t: Tensor | float) -> Times:
-        return (1 - _times(t)) ** self.exponent
+        return (1 - as_times(t)) ** self.exponent
 
     def dalpha_t(self, t: Tensor | float) -> Times:
-        return self.exponent * (1 - _times(t)) ** (self.exponent - 1)
+        return self.exponent * (1 - as_times(t)) ** (self.exponent - 1)
 
     def weight_t(self, t: Tensor | float) -> Times:
-        return self.exponent / (1 - _times(t))
+        return self.exponent / (1 - as_times(t))
 
     def dgamma_t(self, t: Tensor | float) -> Times:
-        return self.exponent * (1 - _times(t)) ** (self.exponent / 2 - 1) / (math.pi * self.alpha_t(t).sqrt())
+        return self.exponent * (1 - as_times(t)) ** (self.exponent / 2 - 1) / (math.pi * self.alpha_t(t).sqrt())
+
+    @property
+    def ends(self) -> Ends:
+        return Ends(0.5, self.exponent / 2)
+
+    def log_regular(self, odds: Times) -> Times:
+        t = torch.sigmoid(odds).clamp(min=torch.finfo(odds.dtype).tiny)
+        alpha_over_t = -torch.expm1(self.exponent * logsigmoid(-odds)) / t
+        # Near t = 0, where log(1 - t) is too small a number to tell.
+        alpha_over_t = torch.where(odds < -50, self.exponent, alpha_over_t)
+        return math.log(self.exponent / math.pi) - alpha_over_t.log() / 2
 
 
 @dataclass(frozen=True)
@@ -178,15 +175,22 @@ class BetaSchedule(MaskSchedule):
                 raise ValueError(f"BetaSchedule: {name} must be positive and finite, got {value}")
 
     def gamma_t(self, t: Tensor | float) -> Times:
-        return torch.as_tensor(special.betainc(self.alpha, self.beta, _times(t).numpy()))
+        return torch.as_tensor(special.betainc(self.alpha, self.beta, as_times(t).numpy()))
+
+    @property
+    def ends(self) -> Ends:
+        return Ends(self.alpha, self.beta)
+
+    def log_regular(self, odds: Times) -> Times:
+        return torch.full_like(odds, -float(special.betaln(self.alpha, self.beta)))
 
     def _gamma_left(self, t: Tensor | float) -> Times:
         """1 - gamma_t, accurate near t = 1."""
-        return torch.as_tensor(special.betaincc(self.alpha, self.beta, _times(t).numpy()))
+        return torch.as_tensor(special.betaincc(self.alpha, self.beta, as_times(t).numpy()))
 
     def dgamma_t(self, t: Tensor | float) -> Times:
         """Density of Beta(alpha, beta) at t."""
-        t = _times(t)
+        t = as_times(t)
         log_density = (
             torch.special.xlogy(t.new_tensor(self.alpha - 1), t)
             + torch.special.xlog1py(t.new_tensor(self.beta - 1), -t)
@@ -201,7 +205,7 @@ class BetaSchedule(MaskSchedule):
         return torch.sin(math.pi / 2 * self._gamma_left(t)) ** 2
 
     def dalpha_t(self, t: Tensor | float) -> Times:
-        t = _times(t)
+        t = as_times(t)
         inner = math.pi * torch.sin(math.pi / 2 * self.gamma_t(t)) * torch.sin(math.pi / 2 * self._gamma_left(t))
         # At an end the formula is 0 * infinity; there alpha_t behaves as t^(2 alpha), 1 - alpha_t as (1-t)^(2 beta).
         value = torch.where(t == 0, self._end_slope(self.alpha), inner * self.dgamma_t(t))
@@ -215,7 +219,7 @@ class BetaSchedule(MaskSchedule):
 
     def weight_t(self, t: Tensor | float) -> Times:
         # Dividing dalpha_t by masked_t would underflow where masked_t does; this form cancels one sine by hand.
-        t = _times(t)
+        t = as_times(t)
         inside = (
             math.pi
             * torch.sin(math.pi / 2 * self.gamma_t(t))
@@ -257,13 +261,24 @@ class TabulatedSchedule(MaskSchedule):
         object.__setattr__(self, "_mirror", PchipInterpolator(1 - times[::-1], 1 - alphas[::-1]))
 
     def alpha_t(self, t: Tensor | float) -> Times:
-        return torch.as_tensor(np.asarray(self._curve(_times(t).numpy()))).clamp(0, 1)
+        return torch.as_tensor(np.asarray(self._curve(as_times(t).numpy()))).clamp(0, 1)
 
     def masked_t(self, t: Tensor | float) -> Times:
-        return torch.as_tensor(np.asarray(self._mirror(1 - _times(t).numpy()))).clamp(0, 1)
+        return torch.as_tensor(np.asarray(self._mirror(1 - as_times(t).numpy()))).clamp(0, 1)
 
     def dalpha_t(self, t: Tensor | float) -> Times:
-        times = _times(t).numpy()
+        times = as_times(t).numpy()
         # Near t = 1 the derivative may vanish, and only the curve seen from there knows it without cancellation.
         slopes = np.where(times < 0.5, self._curve(times, nu=1), self._mirror(1 - times, nu=1))
         return torch.as_tensor(slopes).clamp(min=0)
+
+    @property
+    def ends(self) -> Ends:
+        # The first power of the distance from the end that the curve begins with, halved by the arc's square root.
+        return Ends(*(_first_power(curve.c[-2::-1, 0]) / 2 for curve in (self._curve, self._mirror)))
+
+
+def _first_power(coefficients: Sequence[float]) -> float:
+    """The least power 1, 2, 3 of a cubic that counts; infinite without any."""
+    sizes = np.abs(coefficients)
+    return next((power + 1.0 for power, size in enumerate(sizes) if size > 1e-12 * sizes.max()), math.inf)

@@ -25,6 +25,8 @@ PAIRS = [
     (BetaSchedule(0.3, 1.2), BetaSchedule(0.2, 2.0)),
     (BetaSchedule(2.0, 0.1), BetaSchedule(1.5, 0.15)),
     (SineSchedule(), LinearSchedule()),
+    (BetaSchedule(60.0, 25.0), BetaSchedule(100.0, 40.0)),
+    (BetaSchedule(0.05, 150.0), BetaSchedule(0.09, 200.0)),
 ]
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mdm_lightning.denoiser.exact import ExactDenoiser
+from mdm_lightning.diffusion import masking
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking, StepMasking, mask_counts
 from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.diffusion.profile import LossProfile
@@ -234,6 +235,16 @@ def test_step_masking_rounds_the_kept_share_down_to_the_grid(schedule, steps):
         if len(out.rows):
             assert float(out.weight) == pytest.approx(1 / (1 - expected), rel=1e-6)
         assert stats.binomtest(len(out.rows), 400, 1 - expected).pvalue > 1e-7
+
+
+def test_step_masking_of_a_schedule_that_masks_next_to_nothing(monkeypatch):
+    """Beta(0.05, 30) leaves 3.8e-12 masked after a quarter of the time, of which 1 - alpha has four digits."""
+    schedule = BetaSchedule(0.05, 30.0)
+    certain = torch.full((1,), 1 - 2**-53, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.float64)
+    monkeypatch.setattr(masking, "_draw", lambda *arguments: certain)
+    everything = torch.ones(1, 4, dtype=torch.bool)
+    out = StepMasking(schedule, UniformTimes(), 4)(torch.zeros(1, 4, dtype=torch.int64), everything, MASK, generator())
+    assert float(out.weight) == pytest.approx(1 / float(schedule.masked_t(0.25)), rel=1e-6)
 
 
 @pytest.mark.parametrize("times", [UniformTimes(), StratifiedTimes()])

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -282,3 +283,26 @@ def test_to_first_order_the_gap_is_an_energy(schedule):
     t = (torch.arange(20_000).double() + 0.5) / 20_000
     integrand = falling.h(schedule.alpha_t(t).numpy()) * schedule.dalpha_t(t).numpy() ** 2
     assert steps * profile.gap(schedule, steps).value == pytest.approx(n / 2 * integrand.mean(), rel=0.01)
+
+
+@pytest.mark.parametrize("shapes", [(0.05, 50.0), (50.0, 0.05), (0.05, 0.05), (20.0, 20.0), (200.0, 0.05)])
+def test_extreme_betas(shapes):
+    """NELBO_K against 40 digits, where most of the grid is within rounding of 0 or 1."""
+    profile, steps = smooth_profile(30, 8), 8
+    costs = [mpmath.mpf(float(h)) for h in profile.per_count]
+    with mpmath.workdps(40):
+
+        def kept(a, b, t):
+            return mpmath.sin(mpmath.pi / 2 * mpmath.betainc(a, b, 0, t, regularized=True)) ** 2
+
+        times = [mpmath.mpf(k) / steps for k in range(steps + 1)]
+        alphas = [kept(*shapes, t) for t in times]
+        masked = [kept(*shapes[::-1], 1 - t) for t in times]
+        total = mpmath.mpf(0)
+        for k in range(steps):
+            binomial = [mpmath.binomial(29, r) * alphas[k] ** r * masked[k] ** (29 - r) for r in range(30)]
+            h = sum(p * cost for p, cost in zip(binomial, costs, strict=True))
+            total += 30 * h * (masked[k] - masked[k + 1] if alphas[k] > 0.5 else alphas[k + 1] - alphas[k])
+    schedule = BetaSchedule(*shapes)
+    assert profile.nelbo(schedule, steps).value == pytest.approx(float(total), rel=1e-13)
+    assert profile.nelbo_of_betas(np.array([shapes]), steps)[0] == pytest.approx(float(total), rel=1e-7)
