@@ -1,7 +1,8 @@
 """Whole commands as users type them, each in a process of its own.
 
 The processes are forked from a server that has imported the package already: a command costs half a second instead of
-ten, and still has its own interpreter state, signals, working directory and exit status.
+ten, and still has its own interpreter state, signals, working directory and exit status. So are the ranks that it
+launches, unless a test asks for new interpreters.
 """
 
 import multiprocessing
@@ -11,14 +12,16 @@ import runpy
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.commands.ranks import serve
 from tests.forkserver import forkserver
 from tests.patience import SECONDS
 
@@ -76,28 +79,47 @@ class Outcome:
         return lines[0]
 
 
-def _run(script: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+def _run(script: str, arguments: list[str], folder: Path, environment: dict[str, str], ranks: int) -> None:
     os.setsid()  # so that the test can signal the whole group, as a terminal does
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         os.dup2(os.open(folder / f".{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
-    os.environ.clear()
-    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a CI that runs in the background has ignored
     os.chdir(folder)
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # a server's child would start its loaders from servers, too
-    sys.argv = [str(REPOSITORY / script), *arguments]
+    serve(ranks, _execute)
+    _execute([str(REPOSITORY / script), *arguments], environment)
+
+
+def _execute(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = list(command)
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 class Command:
-    """A running command."""
+    """A running command.
 
-    def __init__(self, script: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+    Args:
+        interpreters: the ranks that it launches are new interpreters, as outside of tests.
+    """
+
+    def __init__(
+        self,
+        script: str,
+        arguments: list[str],
+        folder: Path,
+        environment: dict[str, str],
+        *,
+        interpreters: bool = False,
+    ) -> None:
         self.folder = folder
-        self.process = forkserver().Process(target=_run, args=(script, arguments, folder, environment))
+        two = "trainer.devices=2" in arguments and "RANK" not in environment
+        ranks = 2 if two and not interpreters else 0
+        self.process = forkserver().Process(target=_run, args=(script, arguments, folder, environment, ranks))
         self.process.start()
 
     def signal(self, number: int) -> None:
@@ -143,12 +165,18 @@ def variables(cache: Path) -> dict[str, str]:
 def start(tmp_path: Path, cache: Path, corpus: Path) -> Start:
     """Starts ``python train.py`` on the tiny corpus with further arguments, in the test's own folder."""
 
-    def start(*arguments: str, script: str = "train.py", tiny: bool = True, environment: dict[str, str] | None = None):
+    def start(
+        *arguments: str,
+        script: str = "train.py",
+        tiny: bool = True,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Command:
         other_data = any(a.startswith("data=") for a in arguments)
         given = [*TINY, *([] if other_data else [f"data.path={corpus}"])] if tiny else []
         # The last word on a key counts; Hydra itself refuses to be told twice.
         merged = {re.split("=", a, maxsplit=1)[0].lstrip("+"): a for a in [*given, *arguments]}
-        return Command(script, list(merged.values()), tmp_path, variables(cache) | (environment or {}))
+        return Command(script, list(merged.values()), tmp_path, {**variables(cache), **(environment or {})}, **options)
 
     return start
 
