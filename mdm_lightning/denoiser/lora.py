@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from mdm_lightning.arguments import check, check_numbers, finite
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.errors import UserError
 
@@ -64,10 +65,10 @@ class LoRA(Adapter):
     freezes = True
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"LoRA: rank must be at least 1, got {self.rank}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"LoRA: dropout must be in [0, 1), got {self.dropout}")
+        check_numbers(self, rank=1)
+        check(self, "alpha", finite(self.alpha) and self.alpha > 0, "positive and finite")
+        check(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
+        check(self, "targets", self.targets is None or len(self.targets) > 0, "null or a list that is not empty")
         try:
             import peft  # noqa: F401
         except ImportError as error:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
+from mdm_lightning.arguments import check
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.diffusion.timesteps import TimeSampler
 
@@ -140,8 +141,7 @@ class StepMasking:
     steps: int
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.steps, int) and self.steps >= 1):
-            raise ValueError(f"StepMasking: steps must be a positive integer, got {self.steps}")
+        check(self, "steps", isinstance(self.steps, int) and self.steps >= 1, "a positive integer")
 
     @property
     def estimator(self) -> str:

@@ -14,6 +14,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from mdm_lightning.arguments import check, finite
 from mdm_lightning.diffusion.mask_schedule import Ends, MaskSchedule, Times, as_times
 
 
@@ -126,8 +127,7 @@ class PolynomialSchedule(MaskSchedule):
     exponent: float = 2.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.exponent, int | float) and math.isfinite(self.exponent) and self.exponent > 0):
-            raise ValueError(f"PolynomialSchedule: exponent must be positive and finite, got {self.exponent}")
+        check(self, "exponent", finite(self.exponent) and self.exponent > 0, "positive and finite")
 
     def alpha_t(self, t: Tensor | float) -> Times:
         return -torch.expm1(self.exponent * torch.log1p(-as_times(t)))
@@ -170,9 +170,8 @@ class BetaSchedule(MaskSchedule):
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
-            if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
-                raise ValueError(f"BetaSchedule: {name} must be positive and finite, got {value}")
+        check(self, "alpha", finite(self.alpha) and self.alpha > 0, "positive and finite")
+        check(self, "beta", finite(self.beta) and self.beta > 0, "positive and finite")
 
     def gamma_t(self, t: Tensor | float) -> Times:
         return torch.as_tensor(special.betainc(self.alpha, self.beta, as_times(t).numpy()))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from mdm_lightning.arguments import check
 from mdm_lightning.diffusion.profile import Estimate, LossProfile
 from mdm_lightning.diffusion.schedule import (
     BetaSchedule,
@@ -57,8 +58,7 @@ class Advise:
     steps: Sequence[int]
 
     def __post_init__(self) -> None:
-        if not self.steps or any(steps < 1 for steps in self.steps):
-            raise ValueError(f"Advise: steps must be positive numbers, got {list(self.steps)}")
+        check(self, "steps", bool(self.steps) and all(steps >= 1 for steps in self.steps), "positive numbers")
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:

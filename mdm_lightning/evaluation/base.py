@@ -162,18 +162,6 @@ class Study(ABC):
         return self.study(subject.outputs)
 
 
-def check_numbers(owner: object, **least: int) -> None:
-    """Checks attributes of an evaluation that is being constructed.
-
-    Raises:
-        ValueError: one of them is less than the given number; None stands for no limit, and passes.
-    """
-    for name, smallest in least.items():
-        value = getattr(owner, name)
-        if value is not None and value < smallest:
-            raise ValueError(f"{type(owner).__name__}: {name} must be at least {smallest}, got {value}")
-
-
 def batches(size: int, batch_size: int, first: int = 0) -> list[range]:
     """``size`` indices from ``first`` on, in batches: the units that are shared out among processes."""
     end = first + size

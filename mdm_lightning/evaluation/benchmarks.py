@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mdm_lightning.arguments import check, check_numbers, finite
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import Row, Subject, batches, check_numbers
+from mdm_lightning.evaluation.base import Row, Subject, batches
 from mdm_lightning.evaluation.conditional_likelihood import ConditionalLikelihood
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.programs import Outcome, ProgramRunner, allowing, cores
@@ -80,6 +81,7 @@ class LmEval:
 
     def __post_init__(self) -> None:
         check_numbers(self, limit=1, num_fewshot=0, generation_length=1, max_length=2, draws=1, batch_size=1, show=0)
+        check(self, "program_seconds", finite(self.program_seconds) and self.program_seconds > 0, "positive and finite")
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:

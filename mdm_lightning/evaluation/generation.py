@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from mdm_lightning.arguments import check_numbers
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import NotApplicable, Row, Settings, Subject, batches, check_numbers
+from mdm_lightning.evaluation.base import NotApplicable, Row, Settings, Subject, batches
 from mdm_lightning.evaluation.cost import cost_rows
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.diversity import copied, diversity

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch.nn import functional
 
+from mdm_lightning.arguments import check_numbers
 from mdm_lightning.data.hub import hub_is_reachable
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Subject, batches
@@ -39,10 +40,7 @@ class HuggingFaceJudge:
     path: str | None = None
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 2:
-            raise ValueError(f"HuggingFaceJudge: max_tokens must be at least 2, got {self.max_tokens}")
-        if self.batch_size < 1:
-            raise ValueError(f"HuggingFaceJudge: batch_size must be at least 1, got {self.batch_size}")
+        check_numbers(self, max_tokens=2, batch_size=1)
 
     @property
     def protocol(self) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from mdm_lightning.arguments import check_numbers
 from mdm_lightning.evaluation.base import Subject
 from mdm_lightning.evaluation.ngram import KneserNey
 
@@ -58,9 +59,7 @@ class NgramJudge:
     tokens: int = 10_000_000
 
     def __post_init__(self) -> None:
-        for name in ("order", "tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"NgramJudge: {name} must be at least 1, got {getattr(self, name)}")
+        check_numbers(self, order=1, tokens=1)
 
     @property
     def protocol(self) -> str:

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from mdm_lightning.arguments import check_numbers
 from mdm_lightning.diffusion.masking import ForwardProcess, seeded_generator
-from mdm_lightning.evaluation.base import Row, Settings, Subject, batches, check_numbers
+from mdm_lightning.evaluation.base import Row, Settings, Subject, batches
 from mdm_lightning.evaluation.measuring import measure_nelbo
 from mdm_lightning.evaluation.metrics import bits_per_byte, perplexity
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mdm_lightning.arguments import check_numbers
 from mdm_lightning.data.toy import balanced, extremes
 from mdm_lightning.diffusion.energy import MINIMUM, beta_energy, energy
 from mdm_lightning.diffusion.schedule import (
@@ -64,9 +65,7 @@ class PaperFigures(Study):
     results: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "points"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"PaperFigures: {name} must be at least 1, got {getattr(self, name)}")
+        check_numbers(self, steps=1, points=1)
 
     def study(self, outputs: Outputs) -> Iterator[Row]:
         """Raises:

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from mdm_lightning.arguments import check_numbers
 from mdm_lightning.diffusion.masking import mask_counts, seeded_generator
 from mdm_lightning.diffusion.profile import LossProfile
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import NotApplicable, Row, Subject, batches, check_numbers
+from mdm_lightning.evaluation.base import NotApplicable, Row, Subject, batches
 from mdm_lightning.evaluation.figures import profile_figure
 from mdm_lightning.evaluation.measuring import measure_nelbo
 

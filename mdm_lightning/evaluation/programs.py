@@ -17,8 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from mdm_lightning.arguments import check_numbers
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import check_numbers
 from mdm_lightning.evaluation.program_child import Isolation, Order
 
 _CHILD = Path(__file__).with_name("program_child.py")

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from mdm_lightning.arguments import check_numbers
 from mdm_lightning.data.python_syntax import parses
 from mdm_lightning.data.tokenizer import Tokenizer
-from mdm_lightning.evaluation.base import NotApplicable, Row, Subject, batches, check_numbers
+from mdm_lightning.evaluation.base import NotApplicable, Row, Subject, batches
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.generate import SEQUENCES, generate
 from mdm_lightning.evaluation.statistics import standard_error

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdm_lightning.arguments import check_numbers
 from mdm_lightning.data.chat import render_chat
 from mdm_lightning.data.tokenizer import Tokenizer
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import Row, Subject, check_numbers
+from mdm_lightning.evaluation.base import Row, Subject
 from mdm_lightning.evaluation.cost import cost_rows
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.generate import generate

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdm_lightning.evaluation.base import NotApplicable, Row, Subject, check_numbers
+from mdm_lightning.arguments import check_numbers
+from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
 from mdm_lightning.evaluation.cost import cost_rows
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.generate import generate

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from mdm_lightning.arguments import check_numbers
+
 NO_BLOCK = torch.iinfo(torch.int64).max
 
 
@@ -36,8 +38,7 @@ class Blocks:
     length: int | None = None
 
     def __post_init__(self) -> None:
-        if self.length is not None and self.length < 1:
-            raise ValueError(f"Blocks: length must be at least 1, got {self.length}")
+        check_numbers(self, length=1)
 
     def index(self, generated: Bool[Tensor, "b l"]) -> Int64[Tensor, "b l"]:
         """Number of the block that each generated position belongs to; NO_BLOCK elsewhere."""

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from mdm_lightning.arguments import check_numbers, check_shares
 from mdm_lightning.diffusion.counts import check_steps
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.sampling.evidence import Candidates, confidence, entropy
@@ -204,8 +205,7 @@ class EntropyBounded(AdaptiveCount):
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.gamma >= 0:
-            raise ValueError(f"EntropyBounded: gamma must not be negative, got {self.gamma}")
+        check_numbers(self, gamma=0)
 
     def evidence(self, candidates: Candidates) -> Float64[Tensor, " m"]:
         return entropy(candidates.logits)
@@ -234,8 +234,7 @@ class ConfidenceThreshold(AdaptiveCount):
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"ConfidenceThreshold: threshold must be in [0, 1], got {self.threshold}")
+        check_shares(self, "threshold")
 
     def evidence(self, candidates: Candidates) -> Float64[Tensor, " m"]:
         return confidence(candidates.logits, candidates.tokens)

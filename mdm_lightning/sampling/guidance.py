@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mdm_lightning.arguments import check, finite
+
 IMPOSSIBLE = -1e30
 """Logit that stands for -inf in the difference of two."""
 
@@ -25,8 +27,7 @@ class Guidance:
     scale: float = 0.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale):
-            raise ValueError(f"Guidance: scale must be finite, got {self.scale}")
+        check(self, "scale", finite(self.scale), "finite")
 
     @property
     def passes(self) -> int:

@@ -3,7 +3,6 @@
 A static order is known before anything is generated; a predicted order asks the denoiser's predictions.
 """
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from mdm_lightning.arguments import check, finite
 from mdm_lightning.sampling.evidence import Candidates, confidence, entropy, log_confidence, margin
 from mdm_lightning.sampling.plan import NEVER, RevealPlan
 
@@ -87,8 +87,7 @@ class Confidence(PredictedOrder):
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.noise) and self.noise >= 0):
-            raise ValueError(f"Confidence: noise must not be negative, got {self.noise}")
+        check(self, "noise", finite(self.noise, 0), "finite and not negative")
 
     def priority(self, candidates: Candidates) -> Float64[Tensor, " m"]:
         if self.noise == 0:

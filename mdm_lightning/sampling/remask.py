@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from mdm_lightning.arguments import check_shares
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.sampling.count import PlannedCount, alpha_grid
 from mdm_lightning.sampling.noise import SequenceNoise
@@ -110,8 +111,7 @@ class RemaskCapped(Remasking):
     eta: float = 0.008
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"RemaskCapped: eta must be in [0, 1], got {self.eta}")
+        check_shares(self, "eta")
 
     def sigma(self, largest: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
         return largest.clamp(max=self.eta)
@@ -131,8 +131,7 @@ class RemaskRescaled(Remasking):
     eta: float = 0.015
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"RemaskRescaled: eta must be in [0, 1], got {self.eta}")
+        check_shares(self, "eta")
 
     def sigma(self, largest: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
         return self.eta * largest

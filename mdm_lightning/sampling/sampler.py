@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from mdm_lightning.arguments import check
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.sampling.agenda import Adaptive, Agenda, PlannedCounts, PlannedPositions, Work
@@ -66,7 +67,8 @@ class Sampler:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps)
+        budget = self.steps is None or (isinstance(self.steps, int) and self.steps >= 1)
+        check(self, "steps", budget, "a positive integer")
         if isinstance(self.count, PlannedCount) and self.count.remasks and not isinstance(self.order, Random):
             raise ValueError(
                 f"Sampler: {type(self.count).__name__} masks positions at random and works with the order Random only, "

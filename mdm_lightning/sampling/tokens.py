@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from mdm_lightning.arguments import check, check_numbers, finite
+
 
 @dataclass(frozen=True)
 class TokenSampler:
@@ -33,12 +35,9 @@ class TokenSampler:
     banned: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"TokenSampler: temperature must not be negative, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"TokenSampler: top_k must be at least 1, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"TokenSampler: top_p must be in (0, 1], got {self.top_p}")
+        check(self, "temperature", finite(self.temperature, 0), "finite and not negative")
+        check_numbers(self, top_k=1)
+        check(self, "top_p", self.top_p is None or 0 < self.top_p <= 1, "in (0, 1]")
         # A tuple, whatever sequence the configuration brings: the object stays hashable and comparable.
         object.__setattr__(self, "banned", tuple(int(token) for token in self.banned))
 

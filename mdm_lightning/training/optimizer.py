@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from mdm_lightning.arguments import check, check_numbers, check_shares, finite
 from mdm_lightning.errors import UserError
 
 
@@ -30,6 +31,14 @@ class AdamW:
     eps: float = 1e-8
     weight_decay: float = 0.0
 
+    def __post_init__(self) -> None:
+        check(self, "lr", finite(self.lr) and self.lr > 0, "positive and finite")
+        check(
+            self, "betas", len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"
+        )
+        check(self, "eps", finite(self.eps) and self.eps > 0, "positive and finite")
+        check(self, "weight_decay", finite(self.weight_decay, 0), "finite and not negative")
+
     def __call__(self, model: nn.Module) -> Optimizer:
         parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         decayed = [p for name, p in parameters if p.ndim >= 2 and "embedding" not in name.split(".")]
@@ -45,6 +54,9 @@ class Constant:
 
     warmup_steps: int = 0
 
+    def __post_init__(self) -> None:
+        check_numbers(self, warmup_steps=0)
+
     def __call__(self, step: int) -> float:
         return _warmup(step, self.warmup_steps)
 
@@ -58,7 +70,8 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_lengths(self.warmup_steps, self.total_steps)
+        _check_lengths(self)
+        check_shares(self, "final")
 
     def __call__(self, step: int) -> float:
         progress = _progress(step, self.warmup_steps, self.total_steps)
@@ -79,9 +92,8 @@ class Linear:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_lengths(self.warmup_steps, self.total_steps)
-        if not 0 <= self.decay <= 1:
-            raise UserError(f"lr_schedule.decay={self.decay} should be a share of all steps, from 0 to 1")
+        _check_lengths(self)
+        check_shares(self, "decay", "final")
 
     def __call__(self, step: int) -> float:
         start = max(self.warmup_steps, round(self.total_steps * (1 - self.decay)))
@@ -97,9 +109,10 @@ def _progress(step: int, start: int, stop: int) -> float:
     return min(1.0, max(0.0, (step - start) / max(1, stop - start)))
 
 
-def _check_lengths(warmup_steps: int, total_steps: int) -> None:
-    if not 0 <= warmup_steps <= total_steps:
+def _check_lengths(schedule: Cosine | Linear) -> None:
+    check_numbers(schedule, total_steps=1, warmup_steps=0)
+    if schedule.warmup_steps > schedule.total_steps:
         raise UserError(
-            f"the learning rate warms up for {warmup_steps} steps but training lasts {total_steps}: "
+            f"the learning rate warms up for {schedule.warmup_steps} steps but training lasts {schedule.total_steps}: "
             "lower lr_schedule.warmup_steps or raise trainer.max_steps"
         )

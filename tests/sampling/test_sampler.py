@@ -258,7 +258,7 @@ def test_parts_must_fit():
         Sampler(LinearSchedule(), RemaskCapped(), Confidence())
     with pytest.raises(ValueError, match="scale must be finite"):
         Guidance(math.inf)
-    with pytest.raises(ValueError, match="noise must not be negative"):
+    with pytest.raises(ValueError, match="noise must be finite and not negative"):
         Confidence(-1.0)
     with pytest.raises(ValueError, match="steps must be a positive integer"):
         Sampler(LinearSchedule(), Expected(), Random(), steps=0)
