@@ -6,7 +6,7 @@ from functools import reduce
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from mdm_lightning.arguments import check
@@ -20,9 +20,8 @@ from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.order import Random, RevealOrder, StaticOrder
 from mdm_lightning.sampling.plan import RevealPlan
+from mdm_lightning.sampling.source import Drawn, Predictions, TokenSource
 from mdm_lightning.sampling.tokens import TokenSampler
-
-LOGITS_AT_ONCE = 2**24  # 128 MiB in float64, of which a draw needs about four times that
 
 
 class Samples(NamedTuple):
@@ -102,11 +101,35 @@ class Sampler:
             NoDistribution: the denoiser's logits are NaN or infinite; noticed when all is done, without waiting for
                 the device at every step.
         """
+        source = Drawn(self.tokens)
+        return self.follow(denoiser, canvas, noise, source, steps=steps, padding=padding, on_step=on_step)
+
+    def follow(
+        self,
+        denoiser: Denoiser,
+        canvas: Int64[Tensor, "b l"],
+        noise: SequenceNoise,
+        source: TokenSource,
+        *,
+        steps: int | None = None,
+        padding: Bool[Tensor, "b l"] | None = None,
+        on_step: Callable[[int, Int64[Tensor, "b l"]], None] | None = None,
+    ) -> Samples:
+        """Fills the masked positions of ``canvas`` along the sampler's path with tokens that ``source`` decides.
+
+        Which positions come next is decided here for drawn tokens (sampling) and for given ones (the walk that
+        scores a sequence) alike. The other arguments are those of a call.
+
+        Raises:
+            ValueError, NoDistribution: as a call.
+        """
         steps = self.steps if steps is None else steps
         self._check(denoiser, canvas, noise, padding)
         _check_steps(steps)
         with torch.inference_mode():
-            tokens, nfe, sequence_nfe, revealed_at = self._fill(denoiser, canvas, noise, steps, padding, on_step)
+            tokens, nfe, sequence_nfe, revealed_at = self._fill(
+                denoiser, canvas, noise, source, steps, padding, on_step
+            )
         # Cloned outside inference mode, so that the caller may use them in training.
         return Samples(tokens.clone(), nfe, sequence_nfe.clone(), revealed_at.clone())
 
@@ -126,6 +149,7 @@ class Sampler:
         denoiser: Denoiser,
         tokens: Int64[Tensor, "b l"],
         noise: SequenceNoise,
+        source: TokenSource,
         steps: int | None,
         padding: Bool[Tensor, "b l"] | None,
         on_step: Callable[[int, Int64[Tensor, "b l"]], None] | None,
@@ -141,9 +165,16 @@ class Sampler:
         agenda = self._agenda(canvas, parts, noise)
         for work in agenda.work():
             if work.rows.numel():
-                drawn, observed = self._predict(denoiser, canvas, agenda, work)
-                chosen = agenda.choose(work, observed)
-                canvas.reveal(work.rows, torch.where(chosen, drawn, denoiser.mask_id), work.step)
+                predictions = self._predict(denoiser, canvas, work)
+                decided, observed = [], []
+                for chunk in predictions.chunks():
+                    logits = predictions.logits(chunk)
+                    settled, seen = source.decide(canvas, work, chunk, logits)
+                    decided.append(settled)
+                    observed.append(agenda.observe(work, chunk, logits, seen))
+                chosen = agenda.choose(work, torch.cat(observed, dim=1))
+                source.reveal(work, chosen, predictions)
+                canvas.reveal(work.rows, torch.where(chosen, torch.cat(decided), denoiser.mask_id), work.step)
                 nfe += self.guidance.passes
                 sequence_nfe[work.sequences] += self.guidance.passes
             canvas.remask(work.remasked)
@@ -164,26 +195,15 @@ class Sampler:
             return PlannedPositions(self.order.arrange(plan), noise, canvas.tokens.device)
         return PlannedCounts(plan, canvas, self.order, noise, drawn_at_random and self.order.reads_tokens)
 
-    def _predict(
-        self, denoiser: Denoiser, canvas: Canvas, agenda: Agenda, work: Work
-    ) -> tuple[Int64[Tensor, " m"], Float64[Tensor, "s m"]]:
-        """Draws a token for each of the step's rows, and observes what the agenda wants to know of them."""
+    def _predict(self, denoiser: Denoiser, canvas: Canvas, work: Work) -> Predictions:
+        """One forward pass for the step's rows."""
         passes = self.guidance.passes
         prompt = canvas.prompt(work.sequences)
         tokens = self.guidance.contexts(canvas.tokens[work.sequences], prompt, canvas.mask_id)
         padding = None if canvas.padding is None else canvas.padding[work.sequences].repeat(passes, 1)
         hidden = denoiser(tokens, canvas.kept_fraction(tokens, padding), padding)
         hidden = hidden.reshape(passes, -1, hidden.shape[-1])[:, work.selected]
-        drawn, observed = [], []
-        rows = max(1, LOGITS_AT_ONCE // denoiser.vocab_size)
-        for start in range(0, len(work.rows), rows):
-            chunk = slice(start, start + rows)
-            logits = denoiser.head(hidden[:, chunk].flatten(0, 1)).unflatten(0, (passes, -1))
-            logits = self.tokens.suppress(self.guidance.combine(logits))
-            drawn.append(self.tokens.draw(logits, work.quantiles[chunk]))
-            canvas.watch(work.rows[chunk], logits.gather(1, drawn[-1][:, None]).squeeze(1), work.step)
-            observed.append(agenda.observe(work, chunk, logits, drawn[-1]))
-        return torch.cat(drawn), torch.cat(observed, dim=1)
+        return Predictions(denoiser, hidden, self.guidance, self.tokens)
 
 
 def _check_steps(steps: int | None) -> None:

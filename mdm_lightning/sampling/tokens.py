@@ -62,11 +62,24 @@ class TokenSampler:
 
     def draw(self, logits: Float[Tensor, "m d"], quantiles: Float64[Tensor, " m"]) -> Int64[Tensor, " m"]:
         """Tokens at ``quantiles`` in [0, 1) of the distributions given by ``logits`` (banned tokens at -inf)."""
+        return logits.argmax(1) if self.temperature == 0 else inverse_cdf(self._tempered(logits), quantiles)
+
+    def log_probability(self, logits: Float[Tensor, "m d"], tokens: Int64[Tensor, " m"]) -> Float64[Tensor, " m"]:
+        """Log-probability, in nats, with which ``draw`` draws the given tokens; -inf for what it never draws."""
         if self.temperature == 0:
-            return logits.argmax(1)
-        if self.temperature != 1:
-            logits = logits.double() / self.temperature
-        return inverse_cdf(self._truncate(logits), quantiles)
+            return torch.where(logits.argmax(1) == tokens, 0.0, -math.inf).double()
+        tempered = self._tempered(logits).double()
+        return tempered.gather(1, tokens[:, None]).squeeze(1) - tempered.logsumexp(1)
+
+    def probabilities(self, logits: Float[Tensor, "m d"]) -> Float64[Tensor, "m d"]:
+        """Probability of each token to be drawn."""
+        if self.temperature == 0:
+            return torch.zeros_like(logits, dtype=torch.float64).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
+        return self._tempered(logits).double().softmax(1)
+
+    def _tempered(self, logits: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        """The logits of the distribution that is drawn from, at a temperature above 0."""
+        return self._truncate(logits if self.temperature == 1 else logits.double() / self.temperature)
 
     def _truncate(self, logits: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
         """Sets the logits outside top-k and top-p to -inf."""

@@ -8,7 +8,7 @@ import torch
 
 from mdm_lightning.denoiser.base import NoDistribution
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, PolynomialSchedule
-from mdm_lightning.sampling import sampler as sampler_module
+from mdm_lightning.sampling import source
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import (
     Binomial,
@@ -195,7 +195,7 @@ def test_the_head_is_chunked_without_changing_the_samples(count, order, monkeypa
     denoiser = Recorder(TinyDenoiser())
     sampler = Sampler(LinearSchedule(), count, order, guidance=Guidance(0.5))
     whole = sampler(denoiser, masks(4, 16, denoiser), noise(4), steps=3)
-    monkeypatch.setattr(sampler_module, "LOGITS_AT_ONCE", 3 * denoiser.vocab_size)
+    monkeypatch.setattr(source, "LOGITS_AT_ONCE", 3 * denoiser.vocab_size)
     denoiser.head_rows.clear()
     chunked = sampler(denoiser, masks(4, 16, denoiser), noise(4), steps=3)
     assert torch.equal(whole.tokens, chunked.tokens)
