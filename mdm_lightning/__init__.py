@@ -1,3 +1,3 @@
 """mdm-lightning: train, evaluate and schedule masked diffusion language models."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

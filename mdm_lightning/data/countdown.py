@@ -25,7 +25,8 @@ class Countdown(TaskSource):
 
     Args:
         numbers: how many are given.
-        max_number, max_target: the largest of each; the smallest is 1.
+        max_number: the largest of them; the smallest is 1.
+        max_target: the largest target, likewise.
     """
 
     name = "countdown"

@@ -52,8 +52,10 @@ class TaskSource(Source):
     """Base of the synthetic tasks: generates the examples from a seed, once, into the cache.
 
     Args:
-        prompt_length, response_length: positions of each; shorter ones are padded.
-        train, validation: numbers of examples.
+        prompt_length: positions of a prompt; shorter ones are padded.
+        response_length: positions of a response, likewise.
+        train: number of training examples.
+        validation: number of validation examples.
         seed: of the examples; training runs that compare with each other share it.
 
     No puzzle is in both splits: a hash of the puzzle decides on which side it may be used.

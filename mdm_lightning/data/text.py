@@ -117,8 +117,9 @@ class Files(TextSource):
         text_field: the column of .jsonl and .parquet that holds the text.
         validation_path: validation text; None sets some of `path` aside.
         validation_fraction: of the documents, chosen by a hash of their text.
-        prompt_field, response_field: columns of .jsonl and .parquet; a sequence then is one row, its prompt followed by
-            its response, and only the response is masked.
+        prompt_field: a column of .jsonl and .parquet; a sequence then is one row, its prompt followed by its response,
+            and only the response is masked.
+        response_field: the column of the response.
         chat: put prompt and response into the tokenizer's chat template.
     """
 
@@ -177,7 +178,9 @@ class Hub(TextSource):
 
     Args:
         name: how the data set is called here.
-        repository, config, revision: on the hub.
+        repository: its name on the hub.
+        config: which of its configurations.
+        revision: a branch, tag or commit.
         split: what is validation.
         path: a local copy: a `save_to_disk` folder, a clone of the repository, parquet, jsonl or txt.
         streaming: read it as it arrives, up to `token_limit`, instead of downloading it whole.

@@ -46,8 +46,10 @@ class Tokenizer:
 
     Args:
         content: the text of a `tokenizer.json`.
-        bos_token, eos_token, pad_token: names of tokens in it. A missing EOS is looked up under the usual names and
-            added (`<|endoftext|>`) if there is none; missing BOS and PAD fall back to EOS.
+        eos_token: name of the end-of-text token; None looks for the usual names, and adds `<|endoftext|>` if it finds
+            none of them.
+        bos_token: name of the token that text begins with; None for EOS.
+        pad_token: name of the token for padding; None for EOS.
         chat_template: Jinja source of the text that a chat becomes (`data/chat.py`).
 
     Raises:

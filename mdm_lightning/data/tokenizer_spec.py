@@ -170,7 +170,9 @@ class Pretrained(TokenizerSpec):
     Args:
         name_or_path: an existing path, or else a hub name, which is looked for in the local hub cache first.
         revision: of the hub repository.
-        bos_token, eos_token, pad_token: names of the special tokens; None takes those that the files declare.
+        bos_token: name of the token that text begins with; None for the one that the files declare.
+        eos_token: of end-of-text, likewise.
+        pad_token: of padding, likewise.
     """
 
     def __init__(

@@ -144,7 +144,8 @@ class LawSource(Source):
 
     Args:
         law: where they are drawn from.
-        train, validation: numbers of sequences.
+        train: number of training sequences.
+        validation: number of validation sequences.
         seed: of the draws.
 
     Raises:

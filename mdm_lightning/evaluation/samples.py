@@ -26,7 +26,8 @@ class Samples:
 
     Args:
         sampler: how text is generated.
-        prompt, suffix: text at the beginning and the end of every sequence.
+        prompt: text at the beginning of every sequence.
+        suffix: text at the end of every sequence.
         chat: the prompt is what a user says, and the tokenizer's chat template goes around it.
         length: positions per sequence, prompt and suffix included; None for the length of the data.
         sequences: how many.
