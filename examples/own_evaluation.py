@@ -10,12 +10,10 @@ from tempfile import TemporaryDirectory
 
 from mdm_lightning.data.toy import Balanced
 from mdm_lightning.denoiser.exact import ExactDenoiser
-from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.evaluation.base import Row, Subject
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.generate import generate
-from mdm_lightning.sampling.count import Expected
-from mdm_lightning.sampling.order import Random
+from mdm_lightning.sampling.presets import expected_random
 from mdm_lightning.sampling.sampler import Sampler
 
 
@@ -49,8 +47,7 @@ def main() -> None:
     with TemporaryDirectory() as cache:
         subject = Subject(denoiser, source.tokenizer, source.length, lambda: source.prepare(None, Path(cache)))
         for steps in (1, 2, 4, 8):
-            sampler = Sampler(LinearSchedule(), Expected(), Random(), steps=steps)
-            evaluation = BracketsMatch(sampler, opening="a", closing="b", sequences=1000)
+            evaluation = BracketsMatch(expected_random(steps=steps), opening="a", closing="b", sequences=1000)
             for row in evaluation(subject):
                 print(f"{row.metric} in {steps} steps: {row.value:.3f} ± {row.stderr:.3f} (n = {row.n})")
 
