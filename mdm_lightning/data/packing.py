@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from unicodedata import normalize
 
 import numpy as np
 import torch
 
+from mdm_lightning.data.context import encode_after
 from mdm_lightning.data.corpus import Corpus, Piece
 from mdm_lightning.data.source import Batch, Example
 from mdm_lightning.data.token_file import TokenFile, TokenWriter, progress
@@ -15,6 +17,7 @@ from mdm_lightning.errors import UserError
 log = logging.getLogger(__name__)
 
 _BATCH_CHARACTERS = 4 << 20
+_CONTEXT = 64  # so many characters of a document in front of a piece decide how it goes on
 
 
 class Blocks:
@@ -51,11 +54,14 @@ class Blocks:
         return {"tokens": tokens, "maskable": torch.ones_like(tokens, dtype=torch.bool)}
 
 
-def tokenize(corpus: Corpus, tokenizer: Tokenizer, writer: TokenWriter, *, name: str, limit: int | None) -> None:
+def tokenize(
+    corpus: Corpus, tokenizer: Tokenizer, writer: TokenWriter, *, name: str, limit: int | None, decode: bool = False
+) -> None:
     """Write a corpus as one stream of ids, EOS after every document; empty documents leave no trace.
 
     Args:
         limit: stop after the batch of documents in which the stream reaches this many tokens.
+        decode: see whether the tokens give the text back, for `TokenMeta.n_bytes_changed`.
 
     Raises:
         UserError: there is no text at all.
@@ -63,10 +69,18 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, writer: TokenWriter, *, name:
     log.info("tokenizing %s", name)
     unknown = 0
     in_document = False
+    before = ""
     with progress(f"tokenizing {name}", "tok") as bar:
         for batch in _batches(corpus.pieces()):
             stream: list[int] = []
-            for piece, ids in zip(batch, tokenizer.encode_batch([piece.text for piece in batch]), strict=True):
+            befores = []
+            for piece in batch:
+                befores.append(before)
+                before = "" if piece.last else (before + piece.text)[-_CONTEXT:]
+            encoded = encode_after(tokenizer, befores, [piece.text for piece in batch])
+            if decode:
+                writer.n_bytes_changed += _bytes_changed(tokenizer, batch, befores, encoded)
+            for piece, ids in zip(batch, encoded, strict=True):
                 in_document |= bool(piece.text)
                 ended = piece.last and in_document
                 if tokenizer.unknown_id is not None:
@@ -85,6 +99,20 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, writer: TokenWriter, *, name:
         raise UserError(f"{name}: there is no text; check data.path= and data.text_field=")
     if unknown:
         log.warning("%d of the %d tokens of %s stand for unknown characters", unknown, writer.n_tokens, name)
+
+
+def _bytes_changed(tokenizer: Tokenizer, pieces: list[Piece], befores: list[str], encoded: list[list[int]]) -> int:
+    """Bytes of the pieces that their ids do not give back.
+
+    Characters that Unicode holds for the same, though it spells them in several ways, count as given back.
+    """
+    changed = 0
+    fronts = tokenizer.encode_batch(befores)
+    for piece, front, ids in zip(pieces, fronts, encoded, strict=True):
+        text = tokenizer.decode(ids, after=front, skip_special=False)
+        if text != piece.text and normalize("NFC", text) != normalize("NFC", piece.text):
+            changed += len(piece.text.encode())
+    return changed
 
 
 def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:

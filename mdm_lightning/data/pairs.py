@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from mdm_lightning.data.chat import render_chat
+from mdm_lightning.data.context import ENCODING, encode_pairs
 from mdm_lightning.data.corpus import files_identity, find_files, is_table, reading, table_rows
 from mdm_lightning.data.source import Batch, Example, PreparedData, digest
 from mdm_lightning.data.split import plenty, text_hash
@@ -40,7 +41,7 @@ class Pair(NamedTuple):
 
 
 class PairFormat:
-    """How a pair becomes ids: prompt and response as they are, with nothing between them.
+    """How a pair becomes ids: prompt and response as they are, with nothing between them (`encode_pairs`).
 
     Attributes:
         ending: ids after every response, in front of EOS.
@@ -50,10 +51,12 @@ class PairFormat:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.fingerprint = digest(tokenizer.fingerprint)
+        self.fingerprint = digest(tokenizer.fingerprint, ENCODING)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer.encode_batch(prompts)
+    def encode(self, pairs: Sequence[Pair]) -> list[tuple[list[int], list[int]]]:
+        """Ids of each prompt and of its response; none for a response that is empty."""
+        prompts, responses = zip(*pairs, strict=True)
+        return encode_pairs(self.tokenizer, prompts, responses)
 
 
 class ChatFormat(PairFormat):
@@ -68,18 +71,19 @@ class ChatFormat(PairFormat):
         if tokenizer.chat_template is None:
             raise UserError("data.chat=true needs a tokenizer with a chat template, which this one lacks: leave it out")
         self.ending = self._find_ending()
-        self.fingerprint = digest(tokenizer.fingerprint, tokenizer.chat_template, self.ending)
+        self.fingerprint = digest(tokenizer.fingerprint, ENCODING, tokenizer.chat_template, self.ending)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        rendered = (render_chat(self.tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts)
-        return [self.tokenizer.encode(text, special=True) for text in rendered]
+    def encode(self, pairs: Sequence[Pair]) -> list[tuple[list[int], list[int]]]:
+        rendered = [render_chat(self.tokenizer, [{"role": "user", "content": prompt}]) for prompt, _ in pairs]
+        return encode_pairs(self.tokenizer, rendered, [response for _, response in pairs], special=True)
 
     def _find_ending(self) -> list[int]:
         messages = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": _PROBE}]
         _, shown, after = render_chat(self.tokenizer, messages, add_generation_prompt=False).rpartition(_PROBE)
         if not shown:
             raise UserError("the tokenizer's chat template leaves out the assistant's answer: leave out data.chat=true")
-        ids = self.tokenizer.encode(after, special=True)
+        probe, both = self.tokenizer.encode_batch([_PROBE, _PROBE + after], special=True)
+        ids = both[len(probe) :]
         ends = [place for place, token in enumerate(ids) if token in self.tokenizer.end_ids]
         # Up to the token at which sampled answers are cut. LLaDA's template goes on with the header of another answer,
         # whether asked to or not. Where the template has no such token, EOS alone ends an answer.
@@ -258,10 +262,8 @@ def _tokenize(pairs: Iterable[Pair], pair_format: PairFormat, writer: TokenWrite
     rows = iter(pairs)
     with progress(f"tokenizing {name}", "tok") as bar:
         while batch := list(islice(rows, _ROWS_AT_ONCE)):
-            prompts = pair_format.encode_prompts([pair.prompt for pair in batch])
-            responses = tokenizer.encode_batch([pair.response for pair in batch])
             stream: list[int] = []
-            for prompt, response in zip(prompts, responses, strict=True):
+            for prompt, response in pair_format.encode(batch):
                 ids = [*prompt, *response, *ending] if response else []
                 prompt_sizes.append(len(prompt))
                 sizes.append(len(ids))

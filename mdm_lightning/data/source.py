@@ -70,9 +70,12 @@ class PreparedData:
     Attributes:
         length: positions per sequence, l.
         bytes_per_position: UTF-8 bytes of validation text per maskable position, so that bits per byte =
-            nats per position / ln 2 / this; None for tasks, and for prompts with responses.
+            nats per position / ln 2 / this; None for tasks, for prompts with responses, and where the tokenizer
+            changes text.
         fingerprint: equal exactly where the source, the tokenizer and the packing are.
         task: the checker of a synthetic task; None for text.
+        changed_text: share of the validation text, in bytes of whole documents or pieces of long ones, that its tokens
+            do not give back as it was: characters are unknown, or letters become small.
     """
 
     name: str
@@ -83,6 +86,12 @@ class PreparedData:
     bytes_per_position: float | None
     fingerprint: str
     task: Task | None = None
+    changed_text: float = 0.0
+
+
+def why_no_bits_per_byte(changed_text: float) -> str:
+    """What to say of `PreparedData.changed_text` where bits per byte are expected."""
+    return f"the tokenizer does not give back {100 * changed_text:.2g} % of the validation text as it was"
 
 
 class Source(ABC):

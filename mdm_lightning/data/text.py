@@ -1,19 +1,23 @@
 """Sources of text: the standard library, local files, the hub."""
 
+import logging
 import sysconfig
 from abc import abstractmethod
 from functools import cache as once
 from pathlib import Path
 
+from mdm_lightning.data.context import ENCODING
 from mdm_lightning.data.corpus import Corpus, FileCorpus, Grouped, files_identity, find_files
 from mdm_lightning.data.hub import copy_identity, load_copy, load_hub
 from mdm_lightning.data.packing import Blocks, tokenize
 from mdm_lightning.data.pairs import PairSource
-from mdm_lightning.data.source import PreparedData, Source, digest
+from mdm_lightning.data.source import PreparedData, Source, digest, why_no_bits_per_byte
 from mdm_lightning.data.split import ByHash, Split
 from mdm_lightning.data.token_file import TokenWriter, cached_tokens
 from mdm_lightning.data.tokenizer_spec import TokenizerSpec
 from mdm_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _TEXT_SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
 
@@ -53,9 +57,11 @@ class TextSource(Source):
 
         def open_split(split: int, name: str, limit: int | None) -> Blocks:
             def produce(writer: TokenWriter) -> None:
-                tokenize(divided()[split], built, writer, name=f"{self.name} {name}", limit=limit)
+                # Bits per byte are those of the validation text.
+                decode = name == "validation"
+                tokenize(divided()[split], built, writer, name=f"{self.name} {name}", limit=limit, decode=decode)
 
-            fingerprint = digest(identity, name, built.fingerprint, limit)
+            fingerprint = digest(identity, name, built.fingerprint, limit, ENCODING)
             path = folder / f"{name}-{built.fingerprint}.tokens"
             file = cached_tokens(path, fingerprint, built.vocab_size, produce)
             blocks = Blocks(file, self.length, (built.bos_id, built.eos_id) if self.wrap else None)
@@ -68,14 +74,18 @@ class TextSource(Source):
 
         train = open_split(0, "train", self.token_limit)
         validation = open_split(1, "validation", None)
+        changed = validation.file.meta.n_bytes_changed / validation.file.meta.n_bytes
+        if changed:
+            log.warning("bits per byte are left out: %s", why_no_bits_per_byte(changed))
         return PreparedData(
             name=self.name,
             tokenizer=built,
             length=self.length,
             train=train,
             validation=validation,
-            bytes_per_position=self._bytes_per_position(validation),
-            fingerprint=digest(identity, built.fingerprint, self.token_limit, self.length, self.wrap),
+            bytes_per_position=None if changed else self._bytes_per_position(validation),
+            changed_text=changed,
+            fingerprint=digest(identity, built.fingerprint, ENCODING, self.token_limit, self.length, self.wrap),
         )
 
     def _bytes_per_position(self, blocks: Blocks) -> float:

@@ -20,20 +20,27 @@ from mdm_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK_BYTES = 16 << 20
 _BAR_FROM_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class TokenMeta:
-    """The sidecar of a token file. `crc32` has one entry per chunk of 16 MiB."""
+    """The sidecar of a token file.
+
+    Attributes:
+        n_bytes: of UTF-8 in the text.
+        n_bytes_changed: in those pieces of it that the tokens do not give back exactly, where that was looked at.
+        crc32: one entry per chunk of 16 MiB.
+    """
 
     fingerprint: str
     dtype: str
     n_tokens: int
     n_documents: int
     n_bytes: int
+    n_bytes_changed: int
     crc32: list[int]
     format: int = _FORMAT
 
@@ -69,6 +76,7 @@ class TokenWriter:
         self.n_tokens = 0
         self.n_documents = 0
         self.n_bytes = 0
+        self.n_bytes_changed = 0
         self._file = file
         self._crc32: list[int] = []
         self._room = 0
@@ -103,7 +111,8 @@ class TokenWriter:
 
     def meta(self, fingerprint: str) -> TokenMeta:
         """What was written so far."""
-        return TokenMeta(fingerprint, self.dtype, self.n_tokens, self.n_documents, self.n_bytes, self._crc32)
+        counts = self.n_tokens, self.n_documents, self.n_bytes, self.n_bytes_changed
+        return TokenMeta(fingerprint, self.dtype, *counts, self._crc32)
 
 
 def cached_tokens(path: Path, fingerprint: str, vocab_size: int, produce: Callable[[TokenWriter], None]) -> TokenFile:

@@ -16,6 +16,7 @@ from tokenizers.models import BPE
 from torch import Tensor
 
 from mdm_lightning.data.atomic import write_atomically
+from mdm_lightning.data.decoding import Decoder
 from mdm_lightning.data.published_tokenizer import (
     END_OF_TEXT,
     SAVED_FILE,
@@ -23,12 +24,12 @@ from mdm_lightning.data.published_tokenizer import (
     TOKENIZER_FILE,
     read_published,
 )
+from mdm_lightning.data.vocabulary import unknown_id, without_spelling
 from mdm_lightning.errors import UserError
 
 # Left unset, the library prints a warning in every DataLoader worker that is forked after a corpus was tokenised.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-MASK_SYMBOL = "░"
 UNKNOWN = "�"
 _COMMON_EOS = (END_OF_TEXT, "</s>", "[SEP]", "<eos>", "<|end_of_text|>")
 _ENDS = {
@@ -65,6 +66,8 @@ class Tokenizer:
     """What a character that the vocabulary cannot spell becomes; None where every text can be spelled."""
     end_ids: frozenset[int]
     """After one of these nothing of an answer comes: EOS, PAD and the special tokens known to end a turn."""
+    special_spellings: frozenset[str]
+    """How the special tokens are spelled; in text, these are text."""
     special_names: Mapping[str, str]
     """`bos_token`, `eos_token` and `pad_token`."""
     chat_template: str | None
@@ -93,12 +96,18 @@ class Tokenizer:
             tokenizer.add_special_tokens([tokenizers.AddedToken(eos_token, special=True, normalized=False)])
             content = tokenizer.to_str()
             vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        roles = {name for name in (bos_token, eos_token, pad_token) if name is not None}
+        special = _make_special(tokenizer, roles)
+        model = json.loads(content)["model"]
+        self._model = tokenizer.model
+        if (spelling_none := without_spelling(model, special)) is not None:
+            tokenizer.model = spelling_none
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
         self._content = content
         # Not the number of entries: published vocabularies have gaps.
         self.vocab_size = self.mask_id = max(vocabulary.values()) + 1
-        self.unknown_id = vocabulary.get(getattr(tokenizer.model, "unk_token", None) or "")
+        self.unknown_id = unknown_id(model)
         self.special_names = {
             "bos_token": bos_token or eos_token,
             "eos_token": eos_token,
@@ -108,33 +117,43 @@ class Tokenizer:
         added = tokenizer.get_added_tokens_decoder()
         turns = {id_ for id_, token in added.items() if token.special and token.content in _ENDS}
         self.end_ids = frozenset({self.eos_id, self.pad_id} | turns)
+        self.special_spellings = frozenset(special)
         self.chat_template = chat_template
-        special = json.dumps([self.bos_id, self.eos_id, self.pad_id])
-        self.fingerprint = hashlib.sha256((content + special).encode()).hexdigest()[:16]
+        ids = json.dumps([self.bos_id, self.eos_id, self.pad_id])
+        self.fingerprint = hashlib.sha256((content + ids).encode()).hexdigest()[:16]
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of a text, without special tokens; with `special`, those that the text names become their ids."""
-        tokenizer = self._with_special if special else self._tokenizer
-        return tokenizer.encode(text, add_special_tokens=False).ids
+        return self.encode_batch([text], special=special)[0]
 
     @cached_property
     def _with_special(self) -> tokenizers.Tokenizer:
         # A second one around the same model, which costs nothing: to switch the first one would disturb other threads.
-        tokenizer = tokenizers.Tokenizer(self._tokenizer.model)
+        tokenizer = tokenizers.Tokenizer(self._model)
         tokenizer.normalizer = self._tokenizer.normalizer
         tokenizer.pre_tokenizer = self._tokenizer.pre_tokenizer
         tokenizer.add_tokens([token for _, token in sorted(self._tokenizer.get_added_tokens_decoder().items())])
         return tokenizer
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of many texts, without special tokens, on all cores."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+    def encode_batch(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+        """Ids of many texts, on all cores; see `encode`."""
+        tokenizer = self._with_special if special else self._tokenizer
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def decode(self, ids: Iterable[int] | Tensor | np.ndarray, *, skip_special: bool = True) -> str:
+    def decode(
+        self,
+        ids: Iterable[int] | Tensor | np.ndarray,
+        *,
+        after: Iterable[int] | Tensor | np.ndarray = (),
+        skip_special: bool = True,
+    ) -> str:
         """Text of a sequence of ids `(l,)`; MASK is shown as "░".
 
         BOS, EOS and PAD are left out unless `skip_special` is False.
+
+        Args:
+            after: ids in front of these, whose text is not wanted, but decides whether this one begins with a space. A
+                character of which they hold the first bytes only is part of the text.
 
         Raises:
             UserError: an id is beyond MASK, so the ids belong to another tokenizer.
@@ -145,22 +164,30 @@ class Tokenizer:
                 f"token ids {min(listed)} to {max(listed)} do not fit a vocabulary of {self.vocab_size}: "
                 "use the tokenizer that the ids were made with"
             )
-        skipped = {self.bos_id, self.eos_id, self.pad_id} if skip_special else set()
-        runs: list[list[int]] = [[]]
-        for token in listed:
-            if token == self.mask_id:
-                runs.append([])
-            elif token not in skipped:
-                runs[-1].append(token)
-        return MASK_SYMBOL.join(self._tokenizer.decode(run, skip_special_tokens=skip_special) for run in runs)
+        return self._decoder.decode(listed, _listed(after), skip_special=skip_special)
 
-    def answer(self, ids: Iterable[int] | Tensor | np.ndarray) -> str:
-        """Text of an answer `(l,)`, up to the first of `end_ids`, without special tokens; MASK is shown as "░".
+    @cached_property
+    def _decoder(self) -> Decoder:
+        boundaries = frozenset({self.bos_id, self.eos_id, self.pad_id})
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        special = {id_ for id_, token in added if token.special and id_ != self.unknown_id}
+        behind_special = self.encode(f"{self.special_names['eos_token']}a", special=True)[1:]
+        anything = self.encode("a")
+        return Decoder(
+            self._tokenizer, self.mask_id, boundaries | special, boundaries, behind_special == anything, anything
+        )
+
+    def answer(
+        self, ids: Iterable[int] | Tensor | np.ndarray, *, after: Iterable[int] | Tensor | np.ndarray = ()
+    ) -> str:
+        """Text of an answer `(l,)` to the ids in front of it, up to the first of `end_ids`, without special tokens.
+
+        MASK is shown as "░".
 
         Raises:
             UserError: an id is beyond MASK, so the ids belong to another tokenizer.
         """
-        return self.decode(list(takewhile(lambda token: token not in self.end_ids, _listed(ids))))
+        return self.decode(list(takewhile(lambda token: token not in self.end_ids, _listed(ids))), after=after)
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`, the special ids and the chat template into a folder, each file whole or not at all.
@@ -256,6 +283,19 @@ def _parse(content: str, origin: str) -> tokenizers.Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _make_special(tokenizer: tokenizers.Tokenizer, roles: Iterable[str]) -> set[str]:
+    """Names of all special tokens, the ones with a role included, whether or not the files call them special.
+
+    A single character is text, whatever its role.
+    """
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    roles = {name for name in roles if len(name) > 1}
+    tokenizer.add_special_tokens(
+        [tokenizers.AddedToken(name, special=True, normalized=False) for name in sorted(roles - added)]
+    )
+    return added | roles
 
 
 def _listed(ids: Iterable[int] | Tensor | np.ndarray) -> list[int]:

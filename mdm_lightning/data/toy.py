@@ -135,8 +135,14 @@ class Letters(Tokenizer):
     def __reduce__(self) -> tuple[object, ...]:
         return Letters, (self.vocab_size,)
 
-    def decode(self, ids: Iterable[int] | Tensor | np.ndarray, *, skip_special: bool = True) -> str:
-        return super().decode(ids, skip_special=False)
+    def decode(
+        self,
+        ids: Iterable[int] | Tensor | np.ndarray,
+        *,
+        after: Iterable[int] | Tensor | np.ndarray = (),
+        skip_special: bool = True,
+    ) -> str:
+        return super().decode(ids, after=after, skip_special=False)
 
 
 class LawSource(Source):

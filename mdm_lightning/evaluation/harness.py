@@ -14,6 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from mdm_lightning.data.chat import render_chat
+from mdm_lightning.data.context import encode_pairs, encode_prompt, split_spaces
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Subject
@@ -135,9 +136,15 @@ class MaskedDiffusionLM(LM):
         completions = complete(self.subject, self.sampler, prompts, self.batch_size)
         self.tally.completions += completions
         return [
-            _cut(self.subject.tokenizer.answer(completion.tokens), _stops(request.arguments[1]))
-            for completion, request in zip(completions, requests, strict=True)
+            _cut(self._answer(prompt, completion, request.arguments[0]), _stops(request.arguments[1]))
+            for prompt, completion, request in zip(prompts, completions, requests, strict=True)
         ]
+
+    def _answer(self, prompt: Prompt, completion: Completion, context: str) -> str:
+        """What was generated, without the spaces that are at the context's end already."""
+        text = self.subject.tokenizer.answer(completion.tokens, after=prompt.tokens)
+        spaces = split_spaces(context)[1]
+        return text[min(len(spaces), len(text) - len(text.lstrip(" "))) :]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Lower bounds on log-likelihoods in nats; for ``greedy_tasks`` also whether greedy generation, the most
@@ -161,24 +168,16 @@ class MaskedDiffusionLM(LM):
         return [self.subject.tokenizer.bos_id] if self.add_bos else []
 
     def _encode(self, context: str) -> list[int]:
-        ids = self.subject.tokenizer.encode(context, special=self.chat)
+        return self._begun(encode_prompt(self.subject.tokenizer, context, special=self.chat))
+
+    def _begun(self, ids: list[int]) -> list[int]:
         bos = self._bos()
         return ids if ids[: len(bos)] == bos else bos + ids
 
     def _encode_pair(self, context: str, target: str) -> tuple[list[int], list[int]]:
-        """Tokens of a context and of the text that continues it, as they are tokenised together.
-
-        A token that reaches over the boundary belongs to the target.
-        """
-        if not target:
-            return self._encode(context), []
-        spaces = len(context) - len(context.rstrip(" "))
-        if spaces:  # tokenizers attach a space to the word after it
-            context, target = context[:-spaces], context[-spaces:] + target
-        whole, before = self._encode(context + target), self._encode(context)
-        shared = next((i for i, (a, b) in enumerate(zip(whole, before, strict=False)) if a != b), len(before))
-        shared = min(shared, len(whole) - 1)
-        return whole[:shared], whole[shared:]
+        """Tokens of a context and of the text that continues it."""
+        [(before, after)] = encode_pairs(self.subject.tokenizer, [context], [target], special=self.chat)
+        return self._begun(before), after
 
     def _fitting(self, tokens: list[int], room: int) -> list[int]:
         """The end of a context that is too long."""

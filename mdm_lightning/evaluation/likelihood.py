@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mdm_lightning.arguments import check_numbers
+from mdm_lightning.data.source import why_no_bits_per_byte
 from mdm_lightning.diffusion.masking import ForwardProcess, seeded_generator
 from mdm_lightning.evaluation.base import Row, Settings, Subject, batches
 from mdm_lightning.evaluation.measuring import measure_nelbo
@@ -45,7 +46,11 @@ class Likelihood:
         units = batches(subject.validation_size(self.sequences), self.batch_size, subject.first)
         measured = subject.processes.map(lambda unit: self._measure(subject, unit), units, "likelihood")
         nats, positions = (torch.cat(part) for part in zip(*measured, strict=True))
-        settings = {"data": data.name, "estimator": self.masking.estimator, "draws": self.draws}
+        settings: dict[str, str | int | float] = {
+            "data": data.name, "estimator": self.masking.estimator, "draws": self.draws,
+        }  # fmt: skip
+        if data.changed_text:
+            settings["bits_per_byte"] = f"left out: {why_no_bits_per_byte(data.changed_text)}"
         yield from _rows(nats, positions, data.bytes_per_position, settings)
 
     def _measure(self, subject: Subject, unit: range) -> tuple[Float64[Tensor, " b"], Float64[Tensor, " b"]]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mdm_lightning.arguments import check_numbers
 from mdm_lightning.data.chat import render_chat
+from mdm_lightning.data.context import encode_fragment, encode_prompt, spell_out
 from mdm_lightning.data.tokenizer import Tokenizer
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row, Subject
@@ -26,7 +27,7 @@ class Samples:
 
     Args:
         sampler: how text is generated.
-        prompt: text at the beginning of every sequence.
+        prompt: text at the beginning of every sequence; spaces at its end are left to what follows.
         suffix: text at the end of every sequence.
         chat: the prompt is what a user says, and the tokenizer's chat template goes around it.
         length: positions per sequence, prompt and suffix included; None for the length of the data.
@@ -72,9 +73,7 @@ class Samples:
         for number, (row, length) in enumerate(zip(generated.tokens, lengths, strict=True)):
             subject.outputs.text(f"samples/{number}", transcript(tokenizer, row, length))
         if self.trajectory:
-            pieces = [
-                [tokenizer.decode([token], skip_special=False) for token in row.tolist()] for row in generated.tokens
-            ]
+            pieces = [spell_out(tokenizer, row.tolist()) for row in generated.tokens]
             caption = ", ".join(f"{name}: {value}" for name, value in settings.items())
             page = trajectory_page(pieces, generated.revealed_at.tolist(), caption)
             subject.outputs.file("trajectory.html", page)
@@ -85,20 +84,22 @@ class Samples:
         length = self.length or subject.length
         if length > subject.denoiser.length:
             raise UserError(f"evaluation.samples.length={length} is beyond the model's {subject.denoiser.length}")
-        prompt, suffix = (self._encode(subject.tokenizer, text or "") for text in (self.prompt, self.suffix))
+        tokenizer = subject.tokenizer
+        prompt = _spelled(tokenizer, encode_prompt(tokenizer, self.prompt or ""), self.prompt)
+        suffix = _spelled(tokenizer, encode_fragment(tokenizer, self.suffix or ""), self.suffix)
         if self.chat:
-            chat = render_chat(subject.tokenizer, [{"role": "user", "content": self.prompt or ""}])
-            prompt = subject.tokenizer.encode(chat, special=True)
+            chat = render_chat(tokenizer, [{"role": "user", "content": self.prompt or ""}])
+            prompt = encode_prompt(tokenizer, chat, special=True)
         gap = length - len(prompt) - len(suffix)
         if gap < 1:
             raise UserError(
                 f"prompt and suffix have {len(prompt)} and {len(suffix)} tokens, which leaves no room in {length}: "
                 "shorten them"
             )
-        return torch.tensor([[*prompt, *[subject.tokenizer.mask_id] * gap, *suffix]])
+        return torch.tensor([[*prompt, *[tokenizer.mask_id] * gap, *suffix]])
 
-    def _encode(self, tokenizer: Tokenizer, text: str) -> list[int]:
-        ids = tokenizer.encode(text)
-        if tokenizer.unknown_id in ids:
-            raise UserError(f"the model's tokenizer has no tokens for some characters of {text!r}: leave them out")
-        return ids
+
+def _spelled(tokenizer: Tokenizer, ids: list[int], text: str | None) -> list[int]:
+    if tokenizer.unknown_id in ids:
+        raise UserError(f"the model's tokenizer has no tokens for some characters of {text!r}: leave them out")
+    return ids

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Sequence
+from itertools import islice
 from string import Template
 
 import matplotlib
@@ -36,12 +37,15 @@ slider.addEventListener("input", () => {
 """)
 
 
-def trajectory_page(pieces: Sequence[Sequence[str]], revealed_at: Sequence[Sequence[int]], caption: str) -> str:
+def trajectory_page(
+    pieces: Sequence[Sequence[tuple[str, int]]], revealed_at: Sequence[Sequence[int]], caption: str
+) -> str:
     """A self-contained HTML page with a slider over the steps.
 
     Args:
-        pieces: each sequence's tokens as text.
-        revealed_at: the step at which each of them appeared, -1 for those that were given.
+        pieces: each sequence's text in pieces, with the number of tokens that spell each (`spell_out`).
+        revealed_at: the step at which each token appeared, -1 for those that were given. A piece is there when the last
+            of its tokens is.
         caption: how the sequences were generated.
     """
     last = max((step for row in revealed_at for step in row), default=0)
@@ -57,8 +61,11 @@ def trajectory_page(pieces: Sequence[Sequence[str]], revealed_at: Sequence[Seque
             return f'<span class="given">{text}</span>'
         return f'<span data-step="{step}" title="step {step}" style="background:{colour(step)}">{text}</span>'
 
-    rows = [zip(row, steps, strict=True) for row, steps in zip(pieces, revealed_at, strict=True)]
-    texts = "\n".join("<pre>" + "".join(span(piece, step) for piece, step in row) + "</pre>" for row in rows)
+    def spans(row: Sequence[tuple[str, int]], steps: Sequence[int]) -> str:
+        own = iter(steps)
+        return "".join(span(piece, max(islice(own, tokens))) for piece, tokens in row)
+
+    texts = "\n".join(f"<pre>{spans(row, steps)}</pre>" for row, steps in zip(pieces, revealed_at, strict=True))
     return _PAGE.substitute(
         caption=html.escape(caption), first=colour(0), last=colour(last), steps=max(last, 0), texts=texts
     )

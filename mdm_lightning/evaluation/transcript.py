@@ -10,4 +10,5 @@ def transcript(tokenizer: Tokenizer, tokens: Int64[Tensor, " l"], prompt_length:
     """A sequence as text: where it has a prompt, that, and on a new line its response, up to where this ends."""
     if not prompt_length:
         return tokenizer.decode(tokens)
-    return f"{tokenizer.decode(tokens[:prompt_length])}\n→ {tokenizer.answer(tokens[prompt_length:])}"
+    prompt, response = tokens[:prompt_length], tokens[prompt_length:]
+    return f"{tokenizer.decode(prompt)}\n→ {tokenizer.answer(response, after=prompt)}"

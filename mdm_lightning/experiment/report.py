@@ -9,7 +9,7 @@ from typing import Any
 
 from mdm_lightning.data.entropy import bigram_entropy, unigram_entropy
 from mdm_lightning.data.packing import Blocks
-from mdm_lightning.data.source import PreparedData
+from mdm_lightning.data.source import PreparedData, why_no_bits_per_byte
 
 RESULTS = "results.json"
 
@@ -58,6 +58,8 @@ class TrainingReport:
         ]
         if "val/bits_per_byte" in values:
             lines.append(f"Bits per byte    {values['val/bits_per_byte']:.4f}")
+        elif self.data.changed_text:
+            lines.append(f"Bits per byte    left out: {why_no_bits_per_byte(self.data.changed_text)}")
         if "corpus/unigram_entropy" in values:
             unigram, bigram = values["corpus/unigram_entropy"], values["corpus/bigram_entropy"]
             lines.append(f"Corpus entropy   {unigram:.4f} unigram, {bigram:.4f} bigram (nats/token)")

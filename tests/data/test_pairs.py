@@ -18,7 +18,8 @@ from lightning.pytorch.plugins import Precision
 from mdm_lightning.data.chat import render_chat
 from mdm_lightning.data.source import PreparedData
 from mdm_lightning.data.text import Files
-from mdm_lightning.data.tokenizer_spec import ByteLevel, BytePairEncoding, Character, Pretrained, TokenizerSpec
+from mdm_lightning.data.tokenizer import Tokenizer
+from mdm_lightning.data.tokenizer_spec import ByteLevel, BytePairEncoding, Character, Given, Pretrained, TokenizerSpec
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking
 from mdm_lightning.diffusion.schedule import LinearSchedule
@@ -31,6 +32,7 @@ from mdm_lightning.training.dashboards import GeneratedText
 from mdm_lightning.training.datamodule import MaskedDataModule
 from mdm_lightning.training.module import MaskedDiffusion
 from tests.patience import SECONDS
+from tests.tokenizer_families import LOSSLESS, TEMPLATE, phi3
 
 from .conftest import WORDS
 
@@ -432,3 +434,28 @@ def test_a_tokenizer_is_needed(path, tmp_path):
     files = Files(str(path), length=100, prompt_field="question", response_field="answer")
     with pytest.raises(UserError, match="needs a tokenizer"):
         files.prepare(None, tmp_path)
+
+
+@pytest.mark.parametrize("family", LOSSLESS.values(), ids=LOSSLESS)
+def test_responses_are_tokenised_as_they_follow_their_prompts(family, tmp_path):
+    pairs = [("Answer: ", "yes"), ("Answer:", " no"), ("1 +", "2"), ("def f():\n", "    return 1"), ("日", "本 é")]
+    path = write_pairs(tmp_path / "data" / "pairs.jsonl", pairs)
+    data = prepare(path, spec=Given(family()), validation_path=str(path))
+    batch = whole(data.train)
+    for (prompt, response), row, maskable in zip(pairs, *batch.values(), strict=True):
+        assert data.tokenizer.decode(row) == prompt + response
+        assert row[~maskable].tolist() == data.tokenizer.encode(prompt.rstrip(" "))
+
+
+def test_chats_are_tokenised_as_the_tokenizer_tokenises_their_text(tmp_path):
+    """Responses and what ends them, too: this tokenizer begins a text anew behind every special token."""
+    pairs = [("what is it?", "Once upon"), ("Answer: ", "  yes")]
+    path = write_pairs(tmp_path / "data" / "pairs.jsonl", pairs)
+    tokenizer = Tokenizer.from_state(phi3().state() | {"chat_template": TEMPLATE})
+    data = prepare(path, spec=Given(tokenizer), validation_path=str(path), chat=True, length=60)
+    for (prompt, response), row, maskable in zip(pairs, *whole(data.train).values(), strict=True):
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        text = render_chat(tokenizer, messages, add_generation_prompt=False)
+        ids = tokenizer.encode(text[: text.rindex("<|end|>") + len("<|end|>")], special=True)
+        assert row.tolist() == ids + [tokenizer.eos_id] * (60 - len(ids))
+        assert tokenizer.answer(row[maskable], after=row[~maskable]) == response.strip()

@@ -5,6 +5,8 @@ import math
 import pytest
 from lm_eval.api.instance import Instance
 
+from mdm_lightning.data.context import encode_pairs
+from mdm_lightning.data.pairs import Pair, PairFormat
 from mdm_lightning.data.tokenizer import Tokenizer, from_characters
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.schedule import BetaSchedule
@@ -15,6 +17,7 @@ from mdm_lightning.evaluation.harness import MaskedDiffusionLM
 from mdm_lightning.sampling.count import Binomial
 from mdm_lightning.sampling.order import Random
 from mdm_lightning.sampling.sampler import Sampler
+from tests.tokenizer_families import ALL, LOSSLESS
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}{% endfor %}"
@@ -133,6 +136,54 @@ def test_spaces_belong_to_what_follows(context, target, parts):
     """As the tokenizers of language models have it."""
     pair = model(subject("abxy"))._encode_pair(context, target)
     assert [TOKENIZER.decode(part) for part in pair] == parts
+
+
+HUMANEVAL = (
+    'def has_close_elements(numbers, threshold):\n    """Check if two numbers are closer.\n    """\n',
+    "    for idx, elem in enumerate(numbers):\n        for idx2, elem2 in enumerate(numbers):\n"
+    "            if idx != idx2 and abs(elem - elem2) < threshold:\n                return True\n\n    return False\n",
+)
+
+
+def oracle(family, prompt: str, response: str) -> Subject:
+    """Knows the response to a prompt, as training would tokenise it."""
+    tokenizer = family()
+    [(before, after)] = encode_pairs(tokenizer, [prompt], [response])
+    denoiser = ExactDenoiser([[*before, *after, tokenizer.eos_id]], vocab_size=tokenizer.vocab_size)
+    return Subject(denoiser, tokenizer, denoiser.length, no_data)
+
+
+@pytest.mark.parametrize("family", LOSSLESS.values(), ids=LOSSLESS)
+@pytest.mark.parametrize(
+    ("prompt", "solution"),
+    [
+        HUMANEVAL,
+        (HUMANEVAL[0] + "    ", HUMANEVAL[1][4:]),
+        ("Answer: ", "é 日本"),
+        ("Answer:", " 12"),
+        ("1 + 1 =", "2"),
+    ],
+)
+def test_a_perfect_model_gives_the_exact_solution(family, prompt, solution):
+    on = oracle(family, prompt, solution)
+    length = on.length - len(model(on)._encode(prompt))
+    answers = generate(on, prompt, until=("\ndef", "\nclass"), length=length)
+    assert answers == [solution]
+    if prompt.startswith("def"):
+        defined: dict = {}
+        exec(prompt + answers[0], defined)
+        assert defined["has_close_elements"]([1.0, 2.0, 2.1], 0.2)
+
+
+@pytest.mark.parametrize("family", ALL.values(), ids=ALL)
+@pytest.mark.parametrize("prompt", ["what:", "what: ", "what:\n"])
+def test_training_sampling_and_likelihood_have_the_same_tokens(family, prompt):
+    """Also where a prompt ends in white space."""
+    for response in ("yes", "    no", "\nmaybe"):
+        lm = model(oracle(family, prompt, response))
+        [trained] = PairFormat(family()).encode([Pair(prompt, response)])
+        assert lm._encode_pair(prompt, response) == trained
+        assert lm._encode(prompt) == trained[0]
 
 
 def test_nothing_asked_is_certain():

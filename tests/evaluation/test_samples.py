@@ -2,12 +2,17 @@
 
 import pytest
 
+from mdm_lightning.data.context import encode_fragment, encode_pairs
 from mdm_lightning.data.tokenizer import Tokenizer
+from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.base import Subject
 from mdm_lightning.evaluation.samples import Samples
+from tests.tokenizer_families import LOSSLESS
 
 from .corpora import ONE_AT_A_TIME, Shown, text_subject
 from .test_task import task_subject
+from .test_trajectory import Page
 
 LAW = ["abcde", "abdce", "cabed", "cebad"]
 
@@ -98,3 +103,32 @@ def test_the_trajectory_shows_what_was_given_and_when_the_rest_came():
     assert page.count('class="given"') == 2
     assert sorted(page.split('data-step="')[i][0] for i in (1, 2, 3)) == ["0", "1", "2"]
     assert "trajectory.html" not in (shown(subject, prompt="ab") and subject.outputs.files)
+
+
+def knows(tokenizer: Tokenizer, ids: list[int]) -> Subject:
+    def no_data():
+        raise AssertionError("text needs no data")
+
+    return Subject(ExactDenoiser([ids], vocab_size=tokenizer.vocab_size), tokenizer, len(ids), no_data)
+
+
+@pytest.mark.parametrize("family", LOSSLESS.values(), ids=LOSSLESS)
+@pytest.mark.parametrize(
+    ("prompt", "gap", "suffix"),
+    [
+        ("Once upon", " a time, é", " there was"),
+        ("Once ", "upon a ti", "me"),
+        ("", "日本", " is"),
+        ("x =", " (1 ", "+ 2)"),
+    ],
+)
+def test_prompt_gap_and_suffix_read_as_one_text(family, prompt, gap, suffix):
+    """No space comes or goes where they meet, nor on the page that shows the trajectory."""
+    tokenizer = family()
+    [(before, between)] = encode_pairs(tokenizer, [prompt], [gap])
+    ids = [*before, *between, *encode_fragment(tokenizer, suffix)]
+    subject = knows(tokenizer, ids)
+    texts = shown(subject, prompt=prompt, suffix=suffix, sequences=1, trajectory=True)
+    assert texts == [prompt + gap + suffix]
+    page = Page(subject.outputs.files["trajectory.html"])
+    assert "".join(text for _, text in page.tokens) == prompt + gap + suffix

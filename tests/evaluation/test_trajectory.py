@@ -12,6 +12,11 @@ NASTY = [
 ]
 
 
+def single(texts) -> list[tuple[str, int]]:
+    """Every token a piece."""
+    return [(text, 1) for text in texts]
+
+
 class Page(HTMLParser):
     """The spans of tokens with their text, and everything that a page could load from elsewhere."""
 
@@ -46,7 +51,7 @@ class Page(HTMLParser):
 
 def test_every_token_reads_as_it_is_at_its_step():
     steps = [-1, *range(len(NASTY) - 1)]
-    page = Page(trajectory_page([NASTY, NASTY[::-1]], [steps, steps[::-1]], "a caption"))
+    page = Page(trajectory_page([single(NASTY), single(NASTY[::-1])], [steps, steps[::-1]], "a caption"))
     assert [text for _, text in page.tokens] == [*NASTY, *NASTY[::-1]]
     found = [-1 if a.get("class") == "given" else int(a["data-step"] or "") for a, _ in page.tokens]
     assert found == [*steps, *steps[::-1]]
@@ -55,21 +60,21 @@ def test_every_token_reads_as_it_is_at_its_step():
 
 
 def test_the_page_needs_nothing_from_elsewhere():
-    text = trajectory_page([["a", "b"]], [[0, 1]], "http is only a word here")
+    text = trajectory_page([single("ab")], [[0, 1]], "http is only a word here")
     assert Page(text).links == []
     assert "url(" not in text
     assert "@import" not in text
 
 
 def test_the_caption_is_text():
-    page = Page(trajectory_page([["a"]], [[0]], "schedule: <b>Beta</b> & co $steps"))
+    page = Page(trajectory_page([single("a")], [[0]], "schedule: <b>Beta</b> & co $steps"))
     assert "schedule: <b>Beta</b> & co $steps" in page.paragraphs
     assert "b" not in page.tags
 
 
 def test_later_steps_are_darker():
     """The colour tells the order: its brightness falls from the first step to the last."""
-    page = Page(trajectory_page([["a"] * 9], [list(range(9))], ""))
+    page = Page(trajectory_page([single("a" * 9)], [list(range(9))], ""))
     brightness = []
     for attributes, _ in page.tokens:
         colour = (attributes["style"] or "").removeprefix("background:#")
@@ -81,4 +86,11 @@ def test_later_steps_are_darker():
 
 @pytest.mark.parametrize(("pieces", "steps"), [([], []), ([["a", "b"]], [[-1, -1]]), ([["a"]], [[0]])])
 def test_pages_with_little_on_them(pieces, steps):
-    assert 'max="0"' in trajectory_page(pieces, steps, "")
+    assert 'max="0"' in trajectory_page([single(row) for row in pieces], steps, "")
+
+
+def test_a_character_of_several_tokens_comes_with_the_last_of_them():
+    page = Page(trajectory_page([[("a", 1), ("é", 2), ("本", 3), ("b", 1)]], [[0, 5, 2, -1, -1, -1, 3]], ""))
+    assert [(text, attributes.get("data-step")) for attributes, text in page.tokens] == [
+        ("a", "0"), ("é", "5"), ("本", None), ("b", "3"),
+    ]  # fmt: skip
