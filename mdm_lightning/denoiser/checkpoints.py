@@ -53,7 +53,7 @@ class PublishedModel:
         """
         try:
             arguments = self.family.arguments(self.weights, vocab_size)
-        except (ValueError, TypeError, ZeroDivisionError) as error:
+        except (ValueError, TypeError, ZeroDivisionError, AttributeError) as error:
             raise self._impossible(error) from error
         shapes, stored_name = self.weights.shapes, self.family.stored_name
         sizes = self.family.denoiser.sizes(lambda name: shapes.get(stored_name(name)))

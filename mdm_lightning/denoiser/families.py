@@ -94,17 +94,25 @@ class MDLM(Family):
         return int(parameter.startswith("output_layer.linear."))
 
     def _hub_settings(self, weights: Weights) -> Mapping[str, Any]:
-        """The hub's settings; those of a Lightning checkpoint are translated, and its vocabulary is counted."""
+        """The hub's settings; those of a Lightning checkpoint are translated, and its vocabulary is counted.
+
+        Raises:
+            UserError: they are of one of the diffusions that share MDLM's network, with another meaning of its outputs.
+        """
         training = weights.hyper_parameters.get("config")
         if weights.config or not isinstance(training, Mapping):
+            if str(weights.config.get("model_type", "mdlm")).lower() != "mdlm":
+                raise _another_diffusion(weights, "model_type", weights.config["model_type"])
             return weights.config
         # duo keeps in `algo` what MDLM keeps at the top.
-        algorithm = {**training, **(training.get("algo") or {})}
-        if algorithm.get("parameterization", "subs") != "subs" or algorithm.get("backbone", "dit") != "dit":
-            raise UserError(
-                f"{weights.origin} is a {algorithm.get('backbone')} with parameterization "
-                f"{algorithm.get('parameterization')}: only masked diffusion (subs) with a dit can be read"
-            )
+        own = training.get("algo") or {}
+        if own.get("name", "mdlm") != "mdlm":
+            raise _another_diffusion(weights, "algo.name", own["name"])
+        algorithm = {**training, **own}
+        supported = {"parameterization": "subs", "backbone": "dit", "diffusion": "absorbing_state"}
+        for key, value in (supported | {"causal_attention": False}).items():
+            if algorithm.get(key, value) != value:
+                raise _another_diffusion(weights, key, algorithm[key])
         model = training.get("model") or {}
         return {
             "vocab_size": weights.shapes[f"{self.prefix}vocab_embed.embedding"][0],
@@ -115,6 +123,14 @@ class MDLM(Family):
             "n_heads": model.get("n_heads"),
             "time_conditioning": algorithm.get("time_conditioning"),
         }
+
+
+def _another_diffusion(weights: Weights, key: str, value: object) -> UserError:
+    """UDLM, BD3LM, duo and others have tensors of the same names."""
+    return UserError(
+        f"{weights.origin} says {key}: {str(value)[:60]}, which is another model than MDLM: of this network only "
+        "masked diffusion (mdlm: parameterization subs, backbone dit) can be read"
+    )
 
 
 class LlamaFamily(Family):
@@ -268,7 +284,10 @@ class Settings:
     def __getitem__(self, key: str) -> Any:
         value = self.values.get(key)
         if value is None:
-            raise UserError(f"the configuration of {self.origin} ({CONFIG}) does not say {key}; fetch it again")
+            raise UserError(
+                f"the configuration of {self.origin} ({CONFIG}) does not say {key}: it is incomplete, or of another "
+                "kind of model"
+            )
         return value
 
     def get(self, key: str, default: Any = None) -> Any:

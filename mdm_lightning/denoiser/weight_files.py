@@ -5,7 +5,6 @@ mapped from disk and handed out one by one.
 """
 
 import json
-import pickle
 import re
 import textwrap
 from abc import ABC, abstractmethod
@@ -79,19 +78,15 @@ class TorchFile(TensorFile):
         self.path = path
         try:
             content = load_without_classes(path)
-        except pickle.UnpicklingError as error:
-            raise UserError(
-                f"{path} is damaged, or holds objects that take code to read, which is not run: fetch it again, or "
-                "give the weights as safetensors"
-            ) from error
-        except (RuntimeError, EOFError, ValueError, OSError) as error:
+        except Exception as error:  # a damaged or hostile file makes the unpickler raise anything
             raise _unreadable(path, error) from error
         self.hyper_parameters: Mapping[str, Any] = {}
         if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-            self.hyper_parameters = plain(content.get("hyper_parameters", {}))
+            described = plain(content.get("hyper_parameters"))
+            self.hyper_parameters = described if isinstance(described, Mapping) else {}
+            _refuse_unnamed(path, content["state_dict"])
             content = {**content["state_dict"], **shadow_weights(path, content)}
-        if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-            raise UserError(f"{path} holds something else than named tensors; give a file of weights")
+        _refuse_unnamed(path, content)
         refuse_hollow(path, content)
         self._content = content
         self.shapes = {name: tuple(value.shape) for name, value in content.items()}
@@ -210,6 +205,15 @@ def enumerated(names: list[str], most: int = 5) -> str:
     """A list for a message: the first few, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def _refuse_unnamed(path: Path, content: Any) -> None:
+    """Raises:
+    UserError: it is something else than named tensors.
+    """
+    named = isinstance(content, Mapping) and all(isinstance(name, str) for name in content)
+    if not named or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path} holds something else than named tensors; give a file of weights")
 
 
 def _refuse_quantised(path: Path, precisions: Mapping[str, str]) -> None:

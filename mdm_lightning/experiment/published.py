@@ -1,7 +1,6 @@
 """Published models where a checkpoint of this package may be: a local file or folder, or a model on the hub."""
 
 import hashlib
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,10 +79,10 @@ def _is_of_mdlm(path: Path) -> bool:
     """Whether a file is a Lightning checkpoint of MDLM's or duo's code."""
     try:
         content = load_without_classes(path)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, OSError):
+    except Exception:  # a damaged or hostile file makes the unpickler raise anything
         return False
     names = content.get("state_dict", ()) if isinstance(content, Mapping) else ()
-    return any(name.startswith(MDLM.prefix) for name in names)
+    return any(isinstance(name, str) and name.startswith(MDLM.prefix) for name in names)
 
 
 def open_published(name_or_path: str, tokenizer: Tokenizer | DictConfig | None = None) -> Published:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from mdm_lightning.sampling.canvas import Canvas
@@ -52,11 +52,18 @@ class Agenda(ABC):
     def choose(self, work: Work, observed: Float64[Tensor, "s m"]) -> Bool[Tensor, " m"]:
         """Which of ``work.rows`` are revealed."""
 
+    def kept(self, work: Work) -> Float32[Tensor, " a"] | None:
+        """alpha_t of the schedule at the beginning of the step, for each of its sequences; None if none says it."""
+        return None
+
 
 class PlannedPositions(Agenda):
     """Everything is known up front: the plan, in the order of the positions, moved to the device at once."""
 
-    def __init__(self, plan: RevealPlan, noise: SequenceNoise, device: torch.device) -> None:
+    def __init__(
+        self, plan: RevealPlan, kept: Float64[Tensor, "b k"] | None, noise: SequenceNoise, device: torch.device
+    ) -> None:
+        self._kept = None if kept is None else kept.float().to(device)
         visits, batch, length = plan.reveal.shape
         steps = int(plan.lengths.max())
         quantiles = torch.stack([noise.token_quantiles(length, visit) for visit in range(visits)])
@@ -96,6 +103,9 @@ class PlannedPositions(Agenda):
 
     def choose(self, work: Work, observed: Float64[Tensor, "0 m"]) -> Bool[Tensor, " m"]:
         return torch.ones_like(work.rows, dtype=torch.bool)
+
+    def kept(self, work: Work) -> Float32[Tensor, " a"] | None:
+        return None if self._kept is None else self._kept[work.sequences, work.step]
 
 
 class Ranked(Agenda):
@@ -153,11 +163,18 @@ class PlannedCounts(Ranked):
     """The number of positions per step is known up front."""
 
     def __init__(
-        self, plan: RevealPlan, canvas: Canvas, order: RevealOrder, noise: SequenceNoise, redraw: bool
+        self,
+        plan: RevealPlan,
+        kept: Float64[Tensor, "b k"] | None,
+        canvas: Canvas,
+        order: RevealOrder,
+        noise: SequenceNoise,
+        redraw: bool,
     ) -> None:
         super().__init__(canvas, order, noise, redraw)
         self._quota = plan.quota()
         self._quota_on_device = self._quota.to(self.device)
+        self._kept = None if kept is None else kept.float().to(self.device)
 
     def work(self) -> Iterator[Work]:
         for step, quota in enumerate(self._quota.T):
@@ -171,6 +188,9 @@ class PlannedCounts(Ranked):
     def choose(self, work: Work, observed: Float64[Tensor, "1 m"]) -> Bool[Tensor, " m"]:
         quota = self._quota_on_device[work.sequences, work.step]
         return self._first(work, self._ranking(work, observed[0]), quota)
+
+    def kept(self, work: Work) -> Float32[Tensor, " a"] | None:
+        return None if self._kept is None else self._kept[work.sequences, work.step]
 
 
 class Adaptive(Ranked):

@@ -69,7 +69,7 @@ class Canvas:
         return given if self.padding is None else given & ~self.padding[sequences]
 
     def kept_fraction(self, tokens: Int64[Tensor, "a l"], padding: Bool[Tensor, "a l"] | None) -> Float32[Tensor, " a"]:
-        """Fraction of unmasked positions in sequences: what a time-conditioned denoiser takes for alpha."""
+        """Fraction of unmasked positions in sequences: what stands for alpha where no schedule says it."""
         kept = tokens != self.mask_id
         if padding is None:
             return kept.float().mean(1)

@@ -26,6 +26,8 @@ class PlannedCount(ABC):
 
     remasks: ClassVar[bool] = False
     """Whether revealed positions may be masked again."""
+    on_schedule: ClassVar[bool] = True
+    """Whether step k of K begins at the schedule's time k / K."""
 
     @abstractmethod
     def plan(
@@ -174,6 +176,8 @@ class FirstHitting(FixedCount):
     Neither the schedule nor the step budget matters; the forward passes are as many as the masked positions. With the
     order Random, the order is that of Binomial under every schedule.
     """
+
+    on_schedule: ClassVar[bool] = False
 
     def quota(self, schedule: MaskSchedule, steps: Int64[Tensor, " b"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
         return (torch.arange(int(n.max())) < n[:, None]).long()

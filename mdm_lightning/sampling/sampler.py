@@ -6,7 +6,7 @@ from functools import reduce
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from mdm_lightning.arguments import check
@@ -15,7 +15,7 @@ from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.sampling.agenda import Adaptive, Agenda, PlannedCounts, PlannedPositions, Work
 from mdm_lightning.sampling.blocks import Blocks, Part
 from mdm_lightning.sampling.canvas import Canvas
-from mdm_lightning.sampling.count import AdaptiveCount, PlannedCount, RevealCount
+from mdm_lightning.sampling.count import AdaptiveCount, PlannedCount, RevealCount, alpha_grid
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.order import Random, RevealOrder, StaticOrder
@@ -43,6 +43,10 @@ class Sampler:
     Unconditional generation, prompts, infilling and blocks are the same loop over different canvases. Each step reveals
     some positions given all that was revealed before; a step that reveals none costs no forward pass, and only the
     sequences that reveal some enter the denoiser.
+
+    A denoiser that is conditioned on time is told the schedule's alpha_t at the beginning of the step, as MDLM's
+    sampler tells it sigma(t). Where steps are not those of one schedule (adaptive counts, FirstHitting, several
+    blocks), it is told the share of positions that are not masked, the prompt included.
 
     Args:
         schedule: mask schedule that distributes the positions over the steps.
@@ -165,7 +169,7 @@ class Sampler:
         agenda = self._agenda(canvas, parts, noise)
         for work in agenda.work():
             if work.rows.numel():
-                predictions = self._predict(denoiser, canvas, work)
+                predictions = self._predict(denoiser, canvas, work, agenda.kept(work))
                 decided, observed = [], []
                 for chunk in predictions.chunks():
                     logits = predictions.logits(chunk)
@@ -191,17 +195,23 @@ class Sampler:
             return Adaptive(self.count, deadlines, canvas, self.order, noise, redraw)
         plans = (self.count.plan(self.schedule, part.steps, part.generated, noise) for part in parts)
         plan = reduce(RevealPlan.then, plans)
+        kept = None
+        if self.count.on_schedule and len(parts) == 1:
+            kept = alpha_grid(self.schedule, parts[0].steps)
         if isinstance(self.order, StaticOrder):
-            return PlannedPositions(self.order.arrange(plan), noise, canvas.tokens.device)
-        return PlannedCounts(plan, canvas, self.order, noise, drawn_at_random and self.order.reads_tokens)
+            return PlannedPositions(self.order.arrange(plan), kept, noise, canvas.tokens.device)
+        return PlannedCounts(plan, kept, canvas, self.order, noise, drawn_at_random and self.order.reads_tokens)
 
-    def _predict(self, denoiser: Denoiser, canvas: Canvas, work: Work) -> Predictions:
+    def _predict(
+        self, denoiser: Denoiser, canvas: Canvas, work: Work, kept: Float32[Tensor, " a"] | None
+    ) -> Predictions:
         """One forward pass for the step's rows."""
         passes = self.guidance.passes
         prompt = canvas.prompt(work.sequences)
         tokens = self.guidance.contexts(canvas.tokens[work.sequences], prompt, canvas.mask_id)
         padding = None if canvas.padding is None else canvas.padding[work.sequences].repeat(passes, 1)
-        hidden = denoiser(tokens, canvas.kept_fraction(tokens, padding), padding)
+        alpha = canvas.kept_fraction(tokens, padding) if kept is None else kept.repeat(passes)
+        hidden = denoiser(tokens, alpha, padding)
         hidden = hidden.reshape(passes, -1, hidden.shape[-1])[:, work.selected]
         return Predictions(denoiser, hidden, self.guidance, self.tokens)
 

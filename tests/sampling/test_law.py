@@ -1,14 +1,18 @@
 """The sampler's output law against enumeration."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 
+from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, PolynomialSchedule
-from mdm_lightning.sampling.count import Binomial, EntropyBounded, Expected, FirstHitting
+from mdm_lightning.sampling.blocks import Blocks
+from mdm_lightning.sampling.count import Binomial, EntropyBounded, Expected, FirstHitting, LargestRemainder
+from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.order import Confidence, Entropy, LeftToRight, Margin, Random
 from mdm_lightning.sampling.remask import RemaskCapped, RemaskRescaled
 from mdm_lightning.sampling.sampler import Sampler
@@ -18,6 +22,7 @@ from .toys import (
     BALANCED,
     EXTREMES,
     Law,
+    State,
     ancestral_law,
     as_states,
     conditionals,
@@ -151,3 +156,76 @@ def test_exact_conditionals_sum_the_joint_law():
 def test_the_exact_denoiser_wants_a_law(arguments):
     with pytest.raises(ValueError, match="ExactDenoiser"):
         ExactDenoiser(*arguments)
+
+
+class Timed(Denoiser):
+    """Exact conditionals that are the flatter the lower alpha is; remembers what it was told at each forward pass."""
+
+    def __init__(self, law: Law) -> None:
+        self_of = exact(law)
+        super().__init__(self_of.vocab_size, self_of.length)
+        self.exact = self_of
+        self.told: list[torch.Tensor] = []
+
+    def forward(self, tokens, alpha=None, padding=None):
+        self.told.append(alpha)
+        logits = self.exact.head(self.exact(tokens).flatten(0, 1)).double().unflatten(0, tokens.shape)
+        return logits.clamp(min=-50) * (0.2 + 2 * alpha.double()[:, None, None])
+
+    def head(self, hidden):
+        return hidden
+
+
+class At(Timed):
+    """The same network, told one alpha whatever it is told."""
+
+    def __init__(self, law: Law, alpha: float) -> None:
+        super().__init__(law)
+        self.alpha = alpha
+
+    def forward(self, tokens, alpha=None, padding=None):
+        return super().forward(tokens, torch.full((len(tokens),), self.alpha, dtype=torch.float64))
+
+
+def timed_law(start: State, law: Law, alphas: Sequence[float], told: Sequence[float]) -> Law:
+    """MDLM's ancestral sampler for a network that is told ``told`` at each step."""
+    states = {start: 1.0}
+    for (now, following), alpha in zip(itertools.pairwise(alphas), told, strict=True):
+        states = reverse_step(states, At(law, alpha), (following - now) / (1 - now))
+    return states
+
+
+@pytest.mark.parametrize("start", [(2, 2, 2), (2, 1, 2)])
+@pytest.mark.parametrize("schedule", [LinearSchedule(), BetaSchedule(0.9, 0.3)])
+def test_a_time_conditioned_denoiser_is_told_the_schedules_time(schedule, start):
+    """As MDLM's sampler tells it sigma(t): the law is that of its procedure, prompt or none. Samples at level 1e-4."""
+    law, steps = random_law(3, 2, seed=1), 3
+    alphas = schedule.alpha_t(torch.linspace(0, 1, steps + 1, dtype=torch.float64)).tolist()
+    alphas = [0.0, *alphas[1:-1], 1.0]
+    denoiser = Timed(law)
+    canvas = torch.tensor(start).repeat(20_000, 1)
+    samples = Sampler(schedule, Binomial(), Random())(denoiser, canvas, noise(20_000), steps=steps)
+    told = [set(alpha.tolist()) for alpha in denoiser.told]
+    assert [len(values) for values in told] == [1] * steps
+    expected = timed_law(start, law, alphas, alphas[:-1])
+    actual = timed_law(start, law, alphas, [values.pop() for values in told])
+    assert sum(abs(actual.get(x, 0) - p) for x, p in expected.items()) / 2 < 1e-7
+    assert p_value(as_states(samples.tokens), expected) > 1e-4
+
+
+def test_without_a_schedules_steps_a_denoiser_is_told_the_share_that_is_there():
+    denoiser = Timed(random_law(4, 2, seed=1))
+    canvas = torch.tensor([[1, 2, 2, 2]])
+    Sampler(LinearSchedule(), FirstHitting(), Random())(denoiser, canvas, noise(1))
+    assert torch.cat(denoiser.told).tolist() == [0.25, 0.5, 0.75]
+    two_blocks = Sampler(LinearSchedule(), Expected(), Random(), blocks=Blocks(2))
+    denoiser.told.clear()
+    two_blocks(denoiser, masks(1, 4, denoiser), noise(1), steps=4)
+    assert torch.cat(denoiser.told).tolist() == [0, 0.25, 0.5, 0.75]
+
+
+def test_guidance_tells_both_passes_the_same_time():
+    denoiser = Timed(random_law(3, 2, seed=1))
+    sampler = Sampler(LinearSchedule(), LargestRemainder(), Confidence(), guidance=Guidance(0.5))
+    sampler(denoiser, torch.tensor([[1, 2, 2]]), noise(1), steps=2)
+    assert [alpha.tolist() for alpha in denoiser.told] == [[0, 0], [0.5, 0.5]]
