@@ -22,6 +22,8 @@ LOGITS_AT_ONCE = 2**26  # 256 MiB in float32; measured fastest at V = 50k among 
 # alpha is clipped here before the time embedding: -log(alpha) stays within the range MDLM was trained on.
 MIN_CONDITIONING_ALPHA = 1e-3
 
+Rotation = tuple[Float32[Tensor, "l e/2"], Float32[Tensor, "l e/2"]]
+
 
 class DiT(Denoiser):
     """Bidirectional transformer with rotary attention and adaptive layer norm.
@@ -198,35 +200,36 @@ class Rotary(nn.Module):
     def _frequencies(self, device: torch.device) -> Float32[Tensor, " e/2"]:
         return self.base ** (-torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim)
 
-    def forward(self, length: int) -> tuple[Float32[Tensor, "l e"], Float32[Tensor, "l e"]]:
+    def forward(self, length: int) -> Rotation:
         position = torch.arange(length, device=self.inv_freq.device, dtype=torch.float32)
         # Not the buffer, which is kept for MDLM's layout: a model converted to bfloat16 rounds it, and at position
         # 1,000 a rounded frequency is another angle.
-        angle = torch.outer(position, self._frequencies(position.device)).repeat(1, 2)
+        angle = torch.outer(position, self._frequencies(position.device))
         return angle.cos(), angle.sin()
 
 
-def _rotate(
-    x: Float[Tensor, "b n l e"], rotation: tuple[Float32[Tensor, "l e"], Float32[Tensor, "l e"]]
-) -> Float[Tensor, "b n l e"]:
+def _rotate(x: Float[Tensor, "b n l e"], rotation: Rotation) -> Float[Tensor, "b n l e"]:
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+    turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
+    return torch.cat(turned, dim=-1).to(x.dtype)
 
 
-class LayerNorm(nn.Module):
-    """Layer norm with a weight and no bias, computed in float32."""
+class AdaptiveLayerNorm(nn.Module):
+    """Layer norm with a weight and no bias, times 1 + scale plus shift, computed in float32."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
 
-    def forward(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
-        return F.layer_norm(x.float(), self.weight.shape, self.weight.float()).to(x.dtype)
-
-
-def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return torch.addcmul(shift, x, 1 + scale)
+    def forward(
+        self, x: Float[Tensor, "b l h"], shift: Float[Tensor, "c 1 h"], scale: Float[Tensor, "c 1 h"]
+    ) -> Float[Tensor, "b l h"]:
+        if len(scale) == 1:  # one for all sequences: part of the norm's own weight and bias, in one operation
+            weight = self.weight.float() * (1 + scale.float().flatten())
+            return F.layer_norm(x.float(), weight.shape, weight, shift.float().flatten()).to(x.dtype)
+        normed = F.layer_norm(x.float(), self.weight.shape, self.weight.float())
+        return torch.addcmul(shift.float(), normed, 1 + scale.float()).to(x.dtype)
 
 
 class Block(nn.Module):
@@ -235,10 +238,10 @@ class Block(nn.Module):
     def __init__(self, hidden_size: int, heads: int, cond_dim: int, mlp_ratio: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1 = LayerNorm(hidden_size)
+        self.norm1 = AdaptiveLayerNorm(hidden_size)
         self.attn_qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
         self.attn_out = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.norm2 = LayerNorm(hidden_size)
+        self.norm2 = AdaptiveLayerNorm(hidden_size)
         self.mlp = nn.Sequential(
             nn.Linear(hidden_size, mlp_ratio * hidden_size),
             nn.GELU(approximate="tanh"),
@@ -250,19 +253,19 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "b l h"],
         condition: Float[Tensor, "b c"],
-        rotation: tuple[Float32[Tensor, "l e"], Float32[Tensor, "l e"]],
+        rotation: Rotation,
         visible: Bool[Tensor, "b 1 1 l"] | None,
     ) -> Float[Tensor, "b l h"]:
         modulation = self.adaLN_modulation(condition)[:, None].chunk(6, dim=-1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulation
-        attended = self._attention(_modulate(self.norm1(x), shift_attn, scale_attn), rotation, visible)
+        attended = self._attention(self.norm1(x, shift_attn, scale_attn), rotation, visible)
         x = torch.addcmul(x, gate_attn, attended)
-        return torch.addcmul(x, gate_mlp, self.mlp(_modulate(self.norm2(x), shift_mlp, scale_mlp)))
+        return torch.addcmul(x, gate_mlp, self.mlp(self.norm2(x, shift_mlp, scale_mlp)))
 
     def _attention(
         self,
         x: Float[Tensor, "b l h"],
-        rotation: tuple[Float32[Tensor, "l e"], Float32[Tensor, "l e"]],
+        rotation: Rotation,
         visible: Bool[Tensor, "b 1 1 l"] | None,
     ) -> Float[Tensor, "b l h"]:
         batch, length, hidden_size = x.shape
@@ -277,7 +280,7 @@ class OutputLayer(nn.Module):
 
     def __init__(self, hidden_size: int, vocab_size: int, cond_dim: int, *, tied: bool) -> None:
         super().__init__()
-        self.norm_final = LayerNorm(hidden_size)
+        self.norm_final = AdaptiveLayerNorm(hidden_size)
         self.linear = _zero_linear(hidden_size, vocab_size)
         if tied:
             self.linear.register_parameter("weight", None)
@@ -285,7 +288,7 @@ class OutputLayer(nn.Module):
 
     def norm(self, x: Float[Tensor, "b l h"], condition: Float[Tensor, "b c"]) -> Float[Tensor, "b l h"]:
         shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=-1)
-        return _modulate(self.norm_final(x), shift, scale)
+        return self.norm_final(x, shift, scale)
 
 
 def _zero_linear(fan_in: int, fan_out: int) -> nn.Linear:

@@ -24,7 +24,7 @@ INIT_STD = 0.02
 
 LOGITS_AT_ONCE = 2**26  # 256 MiB in float32
 
-Rotation = tuple[Float32[Tensor, "c 1 l e"], Float32[Tensor, "c 1 l e"]]
+Rotation = tuple[Float32[Tensor, "c 1 l e/2"], Float32[Tensor, "c 1 l e/2"]]
 
 
 class Llama(Denoiser):
@@ -183,14 +183,15 @@ class Rotary(nn.Module):
 
     def forward(self, positions: Int64[Tensor, "c l"]) -> Rotation:
         exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=positions.device) / self.head_dim
-        angle = (positions[..., None] * self.theta**-exponent).repeat(1, 1, 2)[:, None]
+        angle = (positions[..., None] * self.theta**-exponent)[:, None]
         return angle.cos(), angle.sin()
 
 
 def _rotate(x: Float[Tensor, "b n l e"], rotation: Rotation) -> Float[Tensor, "b n l e"]:
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+    turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
+    return torch.cat(turned, dim=-1).to(x.dtype)
 
 
 class RMSNorm(nn.Module):

@@ -40,7 +40,10 @@ class MaskedBatch(NamedTuple):
     """True at positions that are not part of a sequence; None where there are none."""
 
     def to(self, device: torch.device) -> "MaskedBatch":
-        moved: Any = (None if part is None else part.to(device) for part in self)
+        """The batch on a device. The way to a GPU, from pinned memory, does not wait for the work that is queued there;
+        the way back would hand out what has not arrived, and does."""
+        ahead = device.type == "cuda"
+        moved: Any = (None if part is None else part.to(device, non_blocking=ahead) for part in self)
         return MaskedBatch(*moved)
 
 

@@ -44,7 +44,7 @@ def nelbo(denoiser: PredictsMaskedTokens, batch: MaskedBatch) -> Nelbo:
     The head runs on masked rows only. A sequence without masked positions contributes an exact zero.
     """
     hidden = denoiser(batch.tokens, batch.alpha, batch.padding)
-    loss = denoiser.cross_entropy(hidden.flatten(0, 1)[batch.rows], batch.targets)
+    loss = denoiser.cross_entropy(hidden.flatten(0, 1).index_select(0, batch.rows), batch.targets)
     sequence = torch.div(batch.rows, batch.tokens.shape[1], rounding_mode="floor")
     zeros = torch.zeros_like(batch.weight)
     cross_entropy = zeros.index_add(0, sequence, loss)

@@ -113,6 +113,10 @@ class MaskedDiffusion(lightning.LightningModule):
     ) -> None:
         """Clips by norm and keeps the norm for the logs, without waiting for the device."""
         limit = float("inf") if not gradient_clip_val else float(gradient_clip_val)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and optimizer.defaults.get("fused"):
+            # Lightning leaves it to a fused optimiser's step, which comes after the clipping.
+            scaler.unscale_(optimizer)
         self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit).detach()
         if self.trainer.precision != "16-mixed":  # there the loss scaler meets infinities by design
             self._remember_if_not_finite(self.gradient_norm)

@@ -44,8 +44,7 @@ class AdamW:
         decayed = [p for name, p in parameters if p.ndim >= 2 and "embedding" not in name.split(".")]
         plain = [p for name, p in parameters if p.ndim < 2 or "embedding" in name.split(".")]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        fused = all(p.device.type == "cuda" for _, p in parameters)
-        return torch.optim.AdamW(groups, lr=self.lr, betas=(self.betas[0], self.betas[1]), eps=self.eps, fused=fused)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=(self.betas[0], self.betas[1]), eps=self.eps, fused=True)
 
 
 @dataclass(frozen=True)

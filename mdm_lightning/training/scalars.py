@@ -59,7 +59,7 @@ class ScalarLog(Callback):
         values["optimizer/gradient_norm"] = float(pl_module.gradient_norm)
         for metric in self._window().values():
             metric.reset()
-        pl_module.log("train/loss", nats, prog_bar=True, logger=False)
+        show(pl_module, "train/loss", nats)
         log_scalars(trainer, values)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -87,6 +87,15 @@ def _profile(prefix: str, metric: ProfileMetric) -> dict[str, float]:
     """Mean cross-entropy per masked position by mask ratio, one scalar per interval that holds any."""
     values = zip(metric.centres(), metric.compute().tolist(), strict=True)
     return {f"{prefix}/mask_ratio_{1 - alpha:.2f}": nats for alpha, nats in values if nats == nats}
+
+
+def show(module: LightningModule, name: str, value: float) -> None:
+    """Shows a value in the progress bar until there is a new one.
+
+    As a tensor on the CPU: Lightning reads it after every step, and of a number it makes a tensor on the device, for
+    which every step would wait.
+    """
+    module.log(name, torch.tensor(value), prog_bar=True, logger=False)
 
 
 def log_scalars(trainer: Trainer, values: dict[str, float]) -> None:

@@ -9,7 +9,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mdm_lightning.training.module import MaskedDiffusion
-from mdm_lightning.training.scalars import log_scalars
+from mdm_lightning.training.scalars import log_scalars, show
+
+_COMPUTED_IN = {"bf16": torch.bfloat16, "16": torch.float16}
+"""Data type of the matrix products, by the first word of the precision."""
 
 
 class Throughput(Callback):
@@ -35,9 +38,8 @@ class Throughput(Callback):
         self._window_start = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        autocast = "mixed" in str(trainer.precision) or "true" in str(trainer.precision)
-        dtype = torch.bfloat16 if autocast and "bf16" in str(trainer.precision) else torch.float32
-        self._peak = matmul_peak(pl_module.device, dtype)
+        bits = str(trainer.precision).partition("-")[0]
+        self._peak = matmul_peak(pl_module.device, _COMPUTED_IN.get(bits, torch.float32))
         self._last_step = trainer.global_step
         self._restart(trainer)
 
@@ -57,7 +59,7 @@ class Throughput(Callback):
         seconds = time.perf_counter() - self._window_start
         rate = (step - self._window_step) * self.tokens_per_step / seconds
         self.tokens_per_second.append(rate)
-        pl_module.log("tokens/s", rate, prog_bar=True, logger=False)
+        show(pl_module, "tokens/s", rate)
         assert isinstance(pl_module, MaskedDiffusion)
         trunk, head = pl_module.denoiser.forward_flops(self.length)
         flops = 3 * (trunk + head / 2) * rate / trainer.world_size  # half of the tokens are masked, on average

@@ -51,6 +51,27 @@ def test_only_matrices_decay():
     assert {"vocab_embed.embedding", "blocks.0.norm1.weight", "blocks.0.mlp.0.bias"} <= plain
 
 
+def test_the_fused_step_is_the_plain_one():
+    """AdamW as Loshchilov & Hutter write it, in float64, for a few steps of both groups."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).double()
+    lr, (b1, b2), eps, decay = 1e-2, (0.9, 0.95), 1e-8, 0.1
+    optimizer = AdamW(lr, (b1, b2), eps, decay)(model)
+    assert optimizer.defaults["fused"]
+    expected = {name: p.detach().clone() for name, p in model.named_parameters()}
+    first, second = ({name: torch.zeros_like(p) for name, p in expected.items()} for _ in range(2))
+    for step in range(1, 6):
+        for name, p in model.named_parameters():
+            g = p.grad = torch.randn_like(p)
+            first[name] = b1 * first[name] + (1 - b1) * g
+            second[name] = b2 * second[name] + (1 - b2) * g**2
+            update = first[name] / (1 - b1**step) / ((second[name] / (1 - b2**step)).sqrt() + eps)
+            expected[name] = expected[name] * (1 - lr * decay * (p.ndim >= 2)) - lr * update
+        optimizer.step()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), expected[name])
+
+
 @pytest.mark.parametrize("warmup", [True, False])
 def test_the_average_is_the_recursion(warmup):
     model = nn.Linear(3, 2).double()
