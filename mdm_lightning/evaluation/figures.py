@@ -1,12 +1,16 @@
 """Figures of schedules and loss profiles. Each function returns a matplotlib figure and draws on no screen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from mdm_lightning.diffusion.schedule import MaskSchedule
+
+MOST_CURVES = 30  # of one figure
 
 
 def profile_figure(alphas: Sequence[float], nats: Sequence[float], errors: Sequence[float] | None = None) -> Figure:
@@ -16,6 +20,26 @@ def profile_figure(alphas: Sequence[float], nats: Sequence[float], errors: Seque
     axes.errorbar(1 - np.asarray(alphas), nats, yerr=errors, marker="o", capsize=3)
     axes.set(xlabel="mask ratio  1 - α", ylabel="nats per masked token", title="Loss profile", xlim=(0, 1))
     axes.grid(alpha=0.3)
+    return figure
+
+
+def profile_history_figure(history: Mapping[int, Sequence[tuple[float, float]]]) -> Figure:
+    """The loss profile at several validations of a run, from dark (early) to light (late).
+
+    Args:
+        history: by optimizer step, pairs of the kept share alpha and nats per masked token.
+    """
+    figure = Figure(figsize=(6.6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    steps = sorted(history)
+    shown = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, MOST_CURVES).round().astype(int))]
+    colours = ScalarMappable(Normalize(steps[0], max(steps[-1], steps[0] + 1)), "viridis")
+    for step in shown:
+        alphas, nats = np.asarray(history[step]).T
+        axes.plot(1 - alphas, nats, marker=".", color=colours.to_rgba(step))
+    axes.set(xlabel="mask ratio  1 - α", ylabel="nats per masked token", title="Loss profile over time", xlim=(0, 1))
+    axes.grid(alpha=0.3)
+    figure.colorbar(colours, ax=axes, label="optimizer step")
     return figure
 
 

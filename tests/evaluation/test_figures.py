@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from mdm_lightning.diffusion.schedule import BetaSchedule, CosineSchedule, LinearSchedule, TabulatedSchedule
-from mdm_lightning.evaluation.figures import profile_figure, schedule_figure
+from mdm_lightning.evaluation.figures import MOST_CURVES, profile_figure, profile_history_figure, schedule_figure
 
 
 def assert_labelled(figure: Figure) -> None:
@@ -31,6 +31,19 @@ def test_profile_figure(errors, tmp_path):
 
 def test_profile_figure_with_empty_intervals(tmp_path):
     profile_figure([0.25, 0.75], [math.nan, 2.0]).savefig(tmp_path / "figure.png")
+
+
+def test_profile_history_figure(tmp_path):
+    history = {10 * step: [(0.1, 5 - step / 50), (0.5, 4.0), (0.9, 3.0)][: 2 + (step > 0)] for step in range(100)}
+    figure = profile_history_figure(history)
+    axes = figure.axes[0]
+    assert all((axes.get_xlabel(), axes.get_ylabel(), axes.get_title()))
+    assert figure.axes[1].get_ylabel() == "optimizer step"
+    assert len(axes.lines) == MOST_CURVES
+    assert axes.lines[0].get_xdata().tolist() == pytest.approx([0.9, 0.5])
+    assert axes.lines[-1].get_ydata().tolist() == pytest.approx([5 - 99 / 50, 4, 3])
+    figure.savefig(tmp_path / "figure.png")
+    profile_history_figure({7: [(0.5, 1.0)]}).savefig(tmp_path / "one.png")
 
 
 def test_schedule_figure(tmp_path):
