@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.exceptions import DatasetsError
+from jinja2 import TemplateError
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry, Kind
@@ -15,9 +16,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from mdm_lightning.data.hub import offline_unless_reachable
 from mdm_lightning.errors import UserError
-
-OWN = Path(__file__).with_name("harness_tasks")
-"""Our versions of tasks whose stock ones run programs unguarded, or need packages that break Hydra."""
+from mdm_lightning.evaluation.harness_guard import OWN, guarded, is_installed, refuse_fetched_metrics
 
 _FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 _SPLITS = {"train": ("train",), "validation": ("valid", "dev"), "test": ("test",)}
@@ -33,7 +32,7 @@ class Catalogue:
         folders: with YAML files of the user's tasks.
         files: local data by the name of a task or group: a file, or a folder (see ``_local_data``).
         num_fewshot: examples in each prompt; None for what the task says.
-        allow_programs: the user has confirmed that generated programs may be run.
+        allow_programs: the user has confirmed that generated programs may be run, and code that tasks name.
     """
 
     folders: Sequence[str] = ()
@@ -45,17 +44,15 @@ class Catalogue:
         """The tasks behind each name, data included.
 
         Raises:
-            UserError: there is no such task, its data cannot be had, or it runs programs and may not.
+            UserError: there is no such task, its data cannot be had, or it runs programs or code and may not.
         """
         absent = [folder for folder in self.folders if not Path(folder).expanduser().is_dir()]
         if absent:
             raise UserError(f"evaluation.task_folders: {absent[0]} is no folder with task files")
-        manager = self._manager(names)
-        loaded = {}
-        for name in names:
-            settings = list(_leaves(manager.task_index, name, {}))
-            loaded[name] = [self._build(manager, name, leaf) for leaf in settings]
-        return loaded
+        with guarded(allowed=self.allow_programs):
+            manager = self._manager(names)
+            leaves = {name: list(_leaves(manager.task_index, name, {})) for name in names}
+            return {name: [self._build(manager, name, leaf) for leaf in leaves[name]] for name in names}
 
     def _manager(self, names: Sequence[str]) -> TaskManager:
         """An index of tasks; lm-eval's own, which take seconds to go through, only where they are needed."""
@@ -81,10 +78,14 @@ class Catalogue:
             with offline_unless_reachable():
                 if path is not None:
                     settings = {**load_yaml(path, resolve_func=True), **settings}
+                if not (self.allow_programs or (path is not None and is_installed(path))):
+                    refuse_fetched_metrics(name, settings)
                 settings |= self._data(settings, requested)
                 task = manager.load([settings])["tasks"][name]
         except ImportError as error:
             raise UserError(f"the task {name} needs a package that is not installed: {error}") from error
+        except TemplateError as error:
+            raise UserError(f"a template of the task {name} cannot be rendered: {error}") from error
         except (AssertionError, KeyError, TypeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UserError(

@@ -247,7 +247,7 @@ def test_chance_in_a_task_is_the_same_every_time(benchmark, folder, tmp_path):
     files = f"+evaluation.files.shuffled={folder / 'data'}"
     asked = []
     for name, ranks in (("a", ()), ("b", ()), ("c", ("trainer=ddp", "trainer.devices=2"))):
-        benchmark("shuffled", files, *ranks, name=name)
+        benchmark("shuffled", files, *ranks, "evaluation.allow_code_execution=true", name=name)
         lines = (tmp_path / name / "lm_eval_shuffled.jsonl").read_text().splitlines()
         asked.append([json.loads(line)["doc"]["number"] for line in lines])
     assert asked[0] == asked[1] == asked[2]
