@@ -31,7 +31,7 @@ from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.experiment.command import ERROR_FILE, RanksFailed
 from mdm_lightning.training.checkpointing import PREEMPTED, LastCheckpoint
 
-SECONDS_TO_STOP = 15  # for the other ranks, once one has failed
+SECONDS_TO_STOP = 60  # for the other ranks, once one has failed: a busy machine may take long to end them
 
 # How a collective fails on the ranks that did nothing wrong.
 BROKEN_CONNECTION = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")

