@@ -11,7 +11,6 @@ import atexit
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -111,10 +110,10 @@ def launch_ranks(ranks: int, arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="mdm-ranks-") as folder:
         errors = [Path(folder) / str(rank) for rank in range(ranks)]
         command = [sys.executable, sys.argv[0], *arguments]
-        port = _free_port()
+        meeting = meeting_point()
         processes = [
             subprocess.Popen(
-                command, env=os.environ | _environment(rank, ranks, port) | {ERROR_FILE: str(errors[rank])}
+                command, env=os.environ | _environment(rank, ranks, meeting.port) | {ERROR_FILE: str(errors[rank])}
             )
             for rank in range(ranks)
         ]
@@ -154,15 +153,15 @@ def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
         "GROUP_RANK": "0",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RUN_ID": "mdm-lightning",
         "OMP_NUM_THREADS": threads,
     }
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def meeting_point() -> torch.distributed.TCPStore:
+    """Where ranks find each other, at a port that nobody else can take before they do."""
+    return torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 def _wait(processes: Sequence[subprocess.Popen]) -> list[int]:

@@ -10,7 +10,6 @@ import os
 import re
 import runpy
 import signal
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mdm_lightning.experiment.launch import meeting_point
 from tests.commands.ranks import serve
 from tests.forkserver import forkserver
 from tests.patience import SECONDS
@@ -229,10 +229,9 @@ class Measuring:
 
     def on_two_ranks(self, *arguments: str) -> list[Outcome]:
         """As torchrun starts them. Arguments should name folders absolutely: each rank is in a folder of its own."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        meeting = meeting_point()
+        world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting.port)}
         ranks = []
         for rank in range(2):
             folder = self.folder / f"rank{rank}"
