@@ -23,7 +23,7 @@ import torch
         (["training.global_batch_size=4000"], ["fewer than one global batch"]),
         (["training.ema=1.5"], ["decay must be in [0, 1)"]),
         (["lr_schedule.warmup_steps=50"], ["warmup_steps", "max_steps"]),
-        (["trainer.devices=64"], ["trainer.devices=64", "CPU core"]),
+        (["trainer.devices=100000"], ["trainer.devices=100000", "CPU core"]),
         (["trainer.devices=two"], ["trainer.devices=two"]),
         (["trainer=gpu", "trainer.accelerator=gpu"], ["this machine has 0 GPUs"]),
         (["ckpt=last"], ["no run in outputs"]),

@@ -268,7 +268,7 @@ def test_an_interrupted_sweep_can_go_on(small, tmp_path):
         (["evaluation=generation"], "for text; for tasks choose evaluation=task"),
         (["evaluation.task.batch_size=0"], "batch_size must be at least 1"),
         (["sampler.steps=two,four"], "steps must be a positive integer, got four"),
-        (["trainer.devices=64"], "trainer.devices=64"),
+        (["trainer.devices=100000"], "trainer.devices=100000"),
         (["hydra/launcher=joblib", "trainer.devices=2"], "leave out trainer.devices=2"),
         (["nonsense=1"], "nonsense"),
     ],

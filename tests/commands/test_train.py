@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mdm_lightning.training.ema import CURRENT_WEIGHTS
-from tests.commands.conftest import REPOSITORY, TINY, interfere, load, scalars
+from tests.commands.conftest import REPOSITORY, TINY, interfere, load, scalars, skip_on_one_core
 from tests.patience import SECONDS
 
 TWO = ("trainer=ddp", "trainer.devices=2")
@@ -159,6 +159,7 @@ def test_a_sharded_run_resumes_sharded(train, tmp_path):
 @pytest.mark.slow
 def test_torchrun_is_left_to_start_the_ranks(tmp_path, corpus, cache):
     """As a user of a cluster types it, in real interpreters throughout."""
+    skip_on_one_core()
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
         str(REPOSITORY / "train.py"), *TINY, f"data.path={corpus}", *TWO,
