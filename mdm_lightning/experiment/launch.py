@@ -24,6 +24,7 @@ import torch
 import torch.distributed
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, ListConfig
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage] documented, but not marked as public
 
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.processes import Processes
@@ -159,9 +160,9 @@ def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
     }
 
 
-def meeting_point() -> torch.distributed.TCPStore:
+def meeting_point() -> TCPStore:
     """Where ranks find each other, at a port that nobody else can take before they do."""
-    return torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 def _wait(processes: Sequence[subprocess.Popen]) -> list[int]:
