@@ -36,6 +36,24 @@ class Row(NamedTuple):
     """Which way is better; None for what describes rather than judges."""
     scores: Sequence[float] | None = None
     """The n units' own scores, of which the value is the mean, in the order of the sequences' indices; for pairing."""
+    exact: bool = False
+    """Computed, not estimated, as by enumeration: the value has no error, and n says what it was computed from."""
+
+    @property
+    def task(self) -> str | None:
+        """The benchmark that was measured, where an evaluation may measure several."""
+        task = self.settings.get("task")
+        return None if task is None else str(task)
+
+    @property
+    def part(self) -> bool:
+        """Whether it is of a part of a group of tasks, which has a row of its own."""
+        return "group" in self.settings
+
+    @property
+    def tag(self) -> str:
+        """The metric, with the task in front: a name for dashboards."""
+        return self.metric if self.task is None else f"{self.task}/{self.metric}"
 
 
 class NotApplicable(UserError):

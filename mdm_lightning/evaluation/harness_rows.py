@@ -43,7 +43,8 @@ def score_rows(
     if len(tasks) > 1:
         for (metric, choice), of_tasks in found.items():
             for name, values in of_tasks.items():
-                yield row(metric, choice, values, by_name[name], {**settings, "task": name})
+                part = {**settings, "task": name, "group": settings.get("task", "")}
+                yield row(metric, choice, values, by_name[name], part)
 
 
 def _of_metric(entries: Mapping[str, T], metric: str, otherwise: T) -> T:

@@ -77,7 +77,7 @@ def export(subject: Subject, layout: Layout, origin: Origin, rows: Mapping[str, 
     for evaluation, measured in rows.items():
         for row in measured:
             if row.better is not None and math.isfinite(row.value):
-                metrics.setdefault(f"{evaluation}: {row.metric}", row.value)
+                metrics.setdefault(f"{evaluation}: {row.tag}", row.value)
     source = "Trained with mdm-lightning."
     if isinstance(origin, Run):
         data = origin.config["data"]

@@ -37,9 +37,9 @@ class Results:
 
     def add(self, evaluation: str, row: Row) -> None:
         rows = self.rows.setdefault(evaluation, [])
-        if row.metric not in (known.metric for known in rows) and math.isfinite(row.value):
+        if row.tag not in (known.tag for known in rows) and math.isfinite(row.value):
             for logger in self.loggers:
-                logger.log_metrics({f"{evaluation}/{row.metric}": row.value}, self.step)
+                logger.log_metrics({f"{evaluation}/{row.tag}": row.value}, self.step)
         rows.append(row)
         write_atomically(self.folder / "results.csv", self._csv())
         write_atomically(self.folder / "results.json", self._json())

@@ -31,7 +31,7 @@ from mdm_lightning.experiment.sweep_plan import SweepPlan, line, parse
 from mdm_lightning.experiment.sweep_progress import PROGRESS
 from mdm_lightning.experiment.sweep_report.build import build_report
 from mdm_lightning.experiment.sweep_report.figures import figures
-from mdm_lightning.experiment.sweep_report.records import SWEEP, Sweep, dump_json, judging_row, load_json
+from mdm_lightning.experiment.sweep_report.records import SWEEP, Sweep, dump_json, judging_rows, load_json
 from mdm_lightning.training.dashboards import TensorBoard
 
 log = logging.getLogger(__name__)
@@ -144,18 +144,21 @@ def _multirun(runs: Sequence[Sequence[str]], plan: SweepPlan, main: Main) -> Non
 
 
 def _refinement(plan: SweepPlan, config: DictConfig, output: Path) -> list[list[str]]:
-    """The best schedules of the grid per step budget, over all other axes, and what to run for them."""
-    scores: dict[int | None, dict[tuple[float, float], float]] = {}
+    """The best schedules of the grid per step budget and task, over all other axes, and what to run for them."""
+    scores: dict[tuple[int | None, str | None], dict[tuple[float, float], float]] = {}
     for cell in Sweep.load(output).finished:
-        row = judging_row(cell.rows, plan.settings.metric)
-        budget = scores.setdefault(cell.steps, {})
-        if cell.stage != "grid" or row is None or cell.alpha is None or cell.beta is None or math.isnan(row.value):
-            continue
-        score = row.value if row.better == "higher" else -row.value
-        pair = (cell.alpha, cell.beta)
-        budget[pair] = max(budget.get(pair, score), score)
-    best = {steps: sorted(pairs, key=lambda pair: -pairs[pair]) for steps, pairs in scores.items()}
-    shortlist = {steps: pairs[: plan.settings.refine] for steps, pairs in best.items()}
+        for row in judging_rows(cell.rows, plan.settings.metric):
+            budget = scores.setdefault((cell.steps, row.task), {})
+            if cell.stage != "grid" or cell.alpha is None or cell.beta is None or math.isnan(row.value):
+                continue
+            score = row.value if row.better == "higher" else -row.value
+            pair = (cell.alpha, cell.beta)
+            budget[pair] = max(budget.get(pair, score), score)
+    shortlist: dict[int | None, list[tuple[float, float]]] = {}
+    for (steps, _), pairs in scores.items():
+        chosen = shortlist.setdefault(steps, [])
+        best = sorted(pairs, key=lambda pair: -pairs[pair])[: plan.settings.refine]
+        chosen += [pair for pair in best if pair not in chosen]
     first, size = plan.settings.limit, plan.settings.full
     if size is None and sweep_subject(config).task is None:
         size = 10 * first  # of texts to generate there is no end

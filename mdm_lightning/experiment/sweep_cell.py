@@ -8,17 +8,20 @@ import json
 import logging
 import math
 import time
+from collections.abc import Collection
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.data.source import digest
+from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.evaluation.advice import gap_row, predictable, predicted_gap
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
 from mdm_lightning.evaluation.description import describe_sampler
@@ -30,7 +33,8 @@ from mdm_lightning.experiment.origin import find_origin, needs_checkpoint
 from mdm_lightning.experiment.precision import precision_context
 from mdm_lightning.experiment.subject import load_subject
 from mdm_lightning.experiment.sweep_progress import PROGRESS
-from mdm_lightning.experiment.sweep_report.records import Cell, cell_path, judging_row
+from mdm_lightning.experiment.sweep_report.records import ANY, Cell, cell_path, judging_rows
+from mdm_lightning.sampling.count import AdaptiveCount, RevealCount
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.training.dashboards import TensorBoard
 
@@ -49,14 +53,15 @@ def run_cell(config: DictConfig) -> float:
     Raises:
         NotApplicable: the evaluation does not suit the data, so that no cell could succeed.
     """
-    started = time.perf_counter()
+    started, ignored = time.perf_counter(), ignored_options(config)
+    config = neutral(config, ignored)
     subject, folder, identity = sweep_subject(config), Path(config.sweep.dir), _identity(config)
     known = subject.processes.exchange(_finished(folder, identity) if subject.processes.first else None)[0]
-    cell = known or _cell(config, identity, *_evaluate(config, subject), started)
+    cell = known or _cell(config, ignored, identity, *_evaluate(config, subject), started)
     if subject.processes.first and known is None:
         cell.write(folder)
         _log(config, cell)
-    row = judging_row(cell.rows, config.sweep.metric)
+    row = next(iter(judging_rows(cell.rows, config.sweep.metric)), None)
     PROGRESS.advance(cell, row)
     # The first process's, so that a search goes the same way on all of them.
     return subject.processes.exchange(_worst() if row is None else row.value)[0]
@@ -75,6 +80,39 @@ def sweep_subject(config: DictConfig) -> Subject:
     subject = _load(json.dumps(chosen))
     subject.seed, subject.first = config.seed, config.evaluation.first
     return subject
+
+
+def ignored_options(config: DictConfig) -> frozenset[str]:
+    """What the cell's sampler does not look at, of the schedule and the step budget; nothing if something else does, as
+    ``estimator=k_step``."""
+    count: RevealCount = instantiate(config.sampler.count)
+    read = {"schedule": count.reads_schedule, "sampler.steps": count.reads_steps}
+    ignored = frozenset(name for name, reads in read.items() if not reads)
+    alike = _beside_samplers(config) == _beside_samplers(neutral(config, ignored))
+    return ignored if alike else frozenset()
+
+
+def neutral(config: DictConfig, ignored: Collection[str]) -> DictConfig:
+    """The configuration with one value for all that is ignored: cells that cannot differ become the same cell."""
+    if not ignored:
+        return config
+    config = deepcopy(config)
+    if "schedule" in ignored:
+        config.schedule = {"_target_": f"{LinearSchedule.__module__}.{LinearSchedule.__qualname__}"}
+    if "sampler.steps" in ignored:
+        config.sampler.steps = None
+    return config
+
+
+def _beside_samplers(config: DictConfig) -> Any:
+    """What decides the cell's numbers, without the schedule and the samplers."""
+
+    def strip(content: Any) -> Any:
+        if isinstance(content, dict):
+            return {key: strip(value) for key, value in content.items() if key != "sampler"}
+        return [strip(value) for value in content] if isinstance(content, list) else content
+
+    return strip({key: value for key, value in _content(config).items() if key != "schedule"})
 
 
 def _worst() -> float:
@@ -96,12 +134,16 @@ def _load(chosen: str) -> Subject:
 
 def _identity(config: DictConfig) -> str:
     """A hash of everything that decides the numbers of a cell, within a sweep."""
-    content = {
+    return digest(config.sweep.stage, _content(config))
+
+
+def _content(config: DictConfig) -> dict[str, Any]:
+    """The configuration without what all cells share."""
+    return {
         str(key): OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         for key, value in config.items()
         if key not in SHARED
     }
-    return digest(config.sweep.stage, content)
 
 
 def _finished(folder: Path, identity: str) -> Cell | None:
@@ -142,24 +184,28 @@ def _prediction(profile: DictConfig | None, sampler: Sampler, subject: Subject) 
     return [] if gap is None else [gap_row(gap, measured.length, sequences, describe_sampler(sampler))]
 
 
-def _cell(config: DictConfig, identity: str, rows: list[Row], error: str | None, started: float) -> Cell:
+def _cell(
+    config: DictConfig, ignored: Collection[str], identity: str, rows: list[Row], error: str | None, started: float
+) -> Cell:
     hydra, schedule = HydraConfig.get(), config.schedule
-    shared = set(hydra.job.config.override_dirname.exclude_keys)
+    hidden = {*hydra.job.config.override_dirname.exclude_keys, *ignored}
     overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    axes = {o.key_or_group: str(o.input_line).partition("=")[2] for o in overrides}
     return Cell(
         id=identity,
         stage=config.sweep.stage,
-        schedule=hydra.runtime.choices["schedule"],
+        schedule=ANY if "schedule" in ignored else hydra.runtime.choices["schedule"],
         alpha=schedule.get("alpha") if "beta" in schedule else None,
         beta=schedule.get("beta"),
         sampler=hydra.runtime.choices["sampler"],
         steps=config.sampler.steps,
-        axes={o.key_or_group: str(o.input_line).partition("=")[2] for o in overrides if o.key_or_group not in shared},
+        axes={key: value for key, value in axes.items() if not hidden & {key, key.split(".")[0]}},
         schedule_config=OmegaConf.to_container(schedule, resolve=True),  # pyright: ignore[reportArgumentType]
         status="finished" if error is None else "failed",
         error=error,
         seconds=time.perf_counter() - started,
         rows=rows,
+        bound=issubclass(get_class(config.sampler.count._target_), AdaptiveCount),
     )
 
 
@@ -167,7 +213,7 @@ def _log(config: DictConfig, cell: Cell) -> None:
     """A run of its own for each cell, with its options as hyperparameters."""
     options = {"schedule": cell.label, "alpha": cell.alpha, "beta": cell.beta, "steps": cell.steps, **dict(cell.others)}
     hparams = {key: value for key, value in options.items() if value is not None}
-    metrics = {row.metric: row.value for row in reversed(cell.rows)}
+    metrics = {row.tag: row.value for row in reversed(cell.rows)}
     for logger in build_loggers(config.logger, None):
         if isinstance(logger, TensorBoard):
             logger.log_final(hparams, metrics, 0, columns={"alpha": 0.0, "beta": 0.0})

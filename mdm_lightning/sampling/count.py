@@ -28,6 +28,10 @@ class PlannedCount(ABC):
     """Whether revealed positions may be masked again."""
     on_schedule: ClassVar[bool] = True
     """Whether step k of K begins at the schedule's time k / K."""
+    reads_schedule: ClassVar[bool] = True
+    """Whether the schedule matters."""
+    reads_steps: ClassVar[bool] = True
+    """Whether the step budget does."""
 
     @abstractmethod
     def plan(
@@ -55,6 +59,8 @@ class AdaptiveCount(ABC):
 
     reads_tokens: ClassVar[bool] = False
     """Whether the evidence depends on the tokens that were drawn, not only on their distributions."""
+    reads_schedule: ClassVar[bool] = False
+    reads_steps: ClassVar[bool] = True
 
     @abstractmethod
     def evidence(self, candidates: Candidates) -> Float64[Tensor, " m"]:
@@ -178,6 +184,8 @@ class FirstHitting(FixedCount):
     """
 
     on_schedule: ClassVar[bool] = False
+    reads_schedule: ClassVar[bool] = False
+    reads_steps: ClassVar[bool] = False
 
     def quota(self, schedule: MaskSchedule, steps: Int64[Tensor, " b"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
         return (torch.arange(int(n.max())) < n[:, None]).long()

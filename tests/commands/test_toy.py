@@ -51,6 +51,22 @@ def test_a_sweep_reproduces_the_papers_toy(start, tmp_path, law):
         assert values["kl"] <= 5 * values["predicted_gap"] + 0.05, "the gap is a bound, here measured on a sample"
 
 
+def test_what_a_sampler_does_not_look_at_is_no_axis(start, tmp_path):
+    """First hitting reveals one position per pass: of three schedules at two budgets one cell remains, and its column
+    is not called after a budget."""
+    axes = ("schedule.alpha=0.5,0.9", "schedule.beta=0.3", "sampler=first_hitting,mdlm_ancestral", "sampler.steps=2,4")
+    options = [option for option in SWEEP if option not in ("sampler.steps=3", "sweep.baselines=[]")]
+    outcome = start(*options, "-m", *axes, "sweep.baselines=[linear]", script="sweep.py", tiny=False).wait()
+    assert outcome.status == 0, outcome.stderr
+    found = [(cell["sampler"], cell["schedule"], cell["alpha"], cell["steps"]) for cell in cells(tmp_path / "sweep")]
+    ancestral = [("mdlm_ancestral", *schedule, steps) for steps in (2, 4)
+                 for schedule in (("linear", None), ("beta", 0.5), ("beta", 0.9))]  # fmt: skip
+    assert sorted(found, key=str) == sorted([("first_hitting", "any", None, None), *ancestral], key=str)
+    assert "| any schedule | **0.0" in outcome.stdout
+    assert "one step per token: the schedule does not matter" in outcome.stdout
+    assert "± " not in outcome.stdout
+
+
 def test_evaluating_a_law_from_a_file(start, tmp_path):
     (tmp_path / "law.json").write_text('{"sequences": ["ab", "ba"], "probabilities": [0.25, 0.75]}')
     arguments = ("experiment=toy", "data=toy", "data.path=law.json", "run_dir=out")

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.base import Row
 from mdm_lightning.experiment.sweep_report.build import build_report
 from mdm_lightning.experiment.sweep_report.figures import figures
 from mdm_lightning.experiment.sweep_report.markup import escape_latex, escape_markdown, html_table, latex, markdown
@@ -243,6 +244,109 @@ def test_latex_escapes(text, expected):
 
 def test_markdown_escapes_keep_lines_whole():
     assert escape_markdown("a\nb|c") == r"a b\|c"
+
+
+MARKDOWN = {
+    "a|b": r"a\|b",
+    "`code` &lt;b&gt;": r"\`code\` \&lt;b\&gt;",
+    "<script>alert(1)</script>": r"\<script\>alert(1)\</script\>",
+    "[x](javascript:y) ![x](y)": r"\[x\](javascript:y) !\[x\](y)",
+    "- item": r"\- item",
+    "1. item": r"1\. item",
+    "# title": r"\# title",
+    "-0.3 and 1.5": "-0.3 and 1.5",
+    "two\n\nparagraphs\r\n| and | rows |": r"two paragraphs \| and \| rows \|",
+    "red \x1b[31m alarm\x07": "red \ufffd\\[31m alarm\ufffd",
+}
+
+
+@pytest.mark.parametrize("text", MARKDOWN)
+def test_markdown_shows_what_it_is_given(text):
+    assert escape_markdown(text) == MARKDOWN[text]
+
+
+def test_line_breaks_do_not_end_a_comment_or_a_row_of_latex():
+    assert escape_latex("order = a\n\n\\input{x}\x1b") == r"order = a \textbackslash{}input\{x\}" + "\ufffd"
+
+
+@pytest.mark.parametrize("file", ["table.md", "table.tex", "report.html"])
+def test_hostile_axes_and_tasks_stay_text(tmp_path, file):
+    """What a user or a task's file calls things, in every place where the report prints it."""
+    hostile = "a|b`c`<i>x</i>[l](u)\n\n\\input{y}&amp;"
+    cells = []
+    for name in ("linear", "sine"):
+        cell = make_cell(name, 8, sampler=hostile)
+        rows = [row._replace(settings={"task": task}) for task in ("one", hostile) for row in cell.rows[:2]]
+        cells.append(replace(cell, id=name, rows=rows, axes={**cell.axes, hostile: "v"}))
+    build_report(write_sweep(tmp_path, cells, command=hostile))
+    text = (tmp_path / file).read_text()
+    forbidden = {"table.md": r"(?<!\\)[`<\[&]", "table.tex": r"\\input\{|(?<!\\)&amp", "report.html": "<i>"}
+    assert not re.search(forbidden[file], text)
+    if file == "table.tex":
+        assert all(line.startswith(("%", " ", "\\begin", "\\end")) for line in text.splitlines() if line)
+    if file == "table.md":
+        lengths = [len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")]
+        assert set(lengths) == {3}, "one column of scores"
+
+
+def test_the_report_of_exact_numbers_claims_no_error(tmp_path):
+    """Neither in words, nor in tables, nor in what the page says of its method."""
+    values = {"linear": 0.5, "sine": 0.75, (0.9, 0.3): 0.25, (0.3, 0.9): 0.625}
+    cells = []
+    for schedule, value in values.items():
+        rows = [Row("kl", value, None, 32, {}, "lower", exact=True), Row("predicted_gap", value / 9, 0.01, 99, {})]
+        cells.append(replace(make_cell(schedule, 3), rows=rows))
+    page = build_report(write_sweep(tmp_path, cells))
+    texts = [page.read_text(), (tmp_path / "table.md").read_text(), (tmp_path / "table.tex").read_text()]
+    for text in texts:
+        words = re.sub(r'src="data:[^"]*"', "", text)
+        for word in ("±", r"\pm", "standard error", "interval", "Holm", "bootstrap", "n = 32", "optimistic", "p-value"):
+            assert word not in words, word
+        assert "exact" in words
+    assert "| Beta(0.9, 0.3) | **0.2500** |" in texts[1]
+    assert texts[1].count("**") == 2 * 3, "the best score twice, and the smallest gap"
+    assert "What to use" in texts[0]
+    assert 'class="verdict sure"' in texts[0]
+    lines = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert {line["exact"] for line in lines if line["metric"] == "kl"} == {"True"}
+    assert {line["stderr"] for line in lines if line["metric"] == "kl"} == {""}
+
+
+def test_several_tasks_have_tables_figures_and_lines_of_their_own(tmp_path):
+    cells = []
+    for name, values in (("linear", (0.25, 0.75)), ("sine", (0.5, 0.5))):
+        rows = []
+        for task, value in zip(("gsm8k", "bbh"), values, strict=True):
+            scores = [value] * 8
+            rows += [Row("exact_match", value, 0.125, 8, {"task": task}, "higher", scores)]
+            rows += [Row("forward_passes", 10 * value, None, 8, {"task": task})]
+        cells.append(replace(make_cell(name, 8), rows=rows))
+    text = build_report(write_sweep(tmp_path, cells)).read_text()
+    assert "What to use: task = gsm8k" in text
+    assert "What to use: task = bbh" in text
+    lines = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    found = {
+        (line["schedule"], line["task"]): (line["value"], line["nfe"])
+        for line in lines
+        if line["metric"] == "exact_match"
+    }
+    assert found == {
+        ("linear", "gsm8k"): ("0.25", "2.5"), ("linear", "bbh"): ("0.75", "7.5"),
+        ("sine", "gsm8k"): ("0.5", "5.0"), ("sine", "bbh"): ("0.5", "5.0"),
+    }  # fmt: skip
+    sections = (tmp_path / "table.md").read_text().split("## ")[1:]
+    assert [section.splitlines()[0] for section in sections] == ["task = gsm8k", "task = bbh"]
+    assert "| linear | 0.25 " in sections[0]
+    assert "| linear | **0.75 " in sections[1]
+    assert len(list((tmp_path / "figures").glob("*bbh*"))) == 3
+
+
+def test_passes_are_shown_where_steps_do_not_say_what_they_cost(tmp_path):
+    text = (build_report(write_sweep(tmp_path / "a", [make_cell((0.9, 0.3), 16)])).parent / "table.md").read_text()
+    assert "Forward passes per sequence" in text
+    assert "| Beta(0.9, 0.3) | 14.08 |" in text
+    text = (build_report(write_sweep(tmp_path / "b", [make_cell((0.9, 0.9), 16)])).parent / "table.md").read_text()
+    assert "Forward passes" not in text
 
 
 def test_numbers():

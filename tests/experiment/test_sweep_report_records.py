@@ -92,7 +92,7 @@ def test_the_sweep_of_a_folder(tmp_path):
     assert sweep.settings["seed"] == 7
     assert [cell.label for cell in sweep.cells] == ["linear", "sine", "Beta(-1, 0.3)", "Beta(0.9, 0.3)"]
     assert [cell.id for cell in sweep.failed] == ["failed-16"]
-    assert sweep.objective() == Objective("accuracy", "higher")
+    assert sweep.objectives() == [Objective("accuracy", "higher")]
 
 
 def test_bad_folders_are_refused_in_one_line(tmp_path):
@@ -118,15 +118,15 @@ def test_objectives():
     gap = Row("predicted_gap", 0.1, None, 1, {}, "lower")
     loss = Row("nelbo", 1.0, 0.1, 2, {}, "lower")
     accuracy = Row("accuracy", 0.5, 0.1, 2, {}, "higher", [0.0, 1.0])
-    assert Sweep({}, [cell_of(passes, gap, loss, accuracy)]).objective() == Objective("accuracy", "higher")
-    assert Sweep({}, [cell_of(passes, gap, loss)]).objective() == Objective("nelbo", "lower")
-    assert Sweep({"metric": "nelbo"}, [cell_of(loss, accuracy)]).objective() == Objective("nelbo", "lower")
-    assert Sweep({}, [failed_cell()]).objective() is None
+    assert Sweep({}, [cell_of(passes, gap, loss, accuracy)]).objectives() == [Objective("accuracy", "higher")]
+    assert Sweep({}, [cell_of(passes, gap, loss)]).objectives() == [Objective("nelbo", "lower")]
+    assert Sweep({"metric": "nelbo"}, [cell_of(loss, accuracy)]).objectives() == [Objective("nelbo", "lower")]
+    assert Sweep({}, [failed_cell()]).objectives() == []
     for metric in ("perplexity", "forward_passes"):
         with pytest.raises(UserError, match=f"metric={metric} does not judge.*accuracy"):
-            Sweep({"metric": metric}, [cell_of(passes, accuracy)]).objective()
+            Sweep({"metric": metric}, [cell_of(passes, accuracy)]).objectives()
     with pytest.raises(UserError, match="no metric judges"):
-        Sweep({}, [cell_of(passes, gap)]).objective()
+        Sweep({}, [cell_of(passes, gap)]).objectives()
 
 
 def test_cells_without_a_result_are_named_with_the_reason():

@@ -1,5 +1,6 @@
 """Who is compared with whom, and what the verdicts say about sweeps whose truth is known."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,15 +11,14 @@ from mdm_lightning.evaluation.base import Row
 from mdm_lightning.evaluation.statistics import bootstrap_interval, holm, sign_flip_test
 from mdm_lightning.experiment.sweep_report.columns import Column, columns, preferred
 from mdm_lightning.experiment.sweep_report.prediction import prediction
-from mdm_lightning.experiment.sweep_report.records import Cell, Sweep
+from mdm_lightning.experiment.sweep_report.records import ANY, Cell, Objective, Sweep
 from mdm_lightning.experiment.sweep_report.verdict import Verdict, verdict
 from tests.experiment.synthetic_sweep import failed_cell, make_cell, make_sweep
 
 
 def table(cells: Sequence[Cell]) -> list[Column]:
     sweep = Sweep({}, cells)
-    objective = sweep.objective()
-    assert objective is not None
+    (objective,) = sweep.objectives()
     return columns(sweep, objective)
 
 
@@ -230,3 +230,103 @@ def test_regret_is_the_paired_loss_of_following_the_prediction():
 def test_no_predictions_no_table():
     (column,) = table([scored(make_cell("linear", 8), [0.0, 1.0])])
     assert prediction(column) is None
+
+
+def exact(cell: Cell, value: float) -> Cell:
+    """The cell with a score that was computed by enumeration."""
+    return replace(cell, rows=[Row("kl", value, None, 32, {}, "lower", exact=True)])
+
+
+def test_exact_numbers_are_certain():
+    """No interval, no p-value, no instances; equal but for rounding is equal."""
+    cells = [
+        exact(make_cell("linear", 3), 0.5),
+        exact(make_cell((0.9, 0.3), 3), 0.25),
+        exact(make_cell((0.3, 0.9), 3), 0.25 * (1 + 1e-13)),
+        exact(make_cell("sine", 3), 0.75),
+    ]
+    found = judge(cells)
+    assert found.sure
+    assert found.advice == "use Beta(0.9, 0.3)"
+    assert "kl 0.2500 against 0.5000 for linear: −0.2500, exact." in found.evidence
+    assert "1 other schedule is as good." in found.evidence
+    assert found.column.near_best == {"Beta(0.9, 0.3)", "Beta(0.3, 0.9)"}
+    for word in ("±", "interval", "p =", "n =", "optimistic", "distinguishable", "nothing can be said"):
+        assert word not in str(found), word
+    kept = judge([exact(make_cell("linear", 3), 0.5), exact(make_cell("sine", 3), 0.5), exact(make_cell((1, 1), 3), 1)])
+    assert kept.sure
+    assert kept.advice == "keep linear: no schedule is better"
+    assert "1 of 2 is worse, 1 equal." in kept.evidence
+    alone = judge([exact(make_cell((0.9, 0.3), 3), 0.5)])
+    assert alone.sure
+    assert "nothing was tested" not in alone.evidence
+
+
+def test_an_exact_and_an_estimated_number_are_compared_by_the_estimates_error():
+    row = Row("kl", 0.25, 0.05, 200, {}, "lower")
+    found = judge([exact(make_cell("linear", 3), 0.5), replace(make_cell((0.9, 0.3), 3), rows=[row])])
+    assert "unpaired" in found.evidence
+    assert "± 0.05" in found.evidence
+
+
+def test_what_a_lead_costs_is_said():
+    """make_cell's pairs take fewer passes the less equal they are."""
+    found = judge([make_cell("linear", 16, lift=-2.0), make_cell((0.9, 0.3), 16, lift=2.0)])
+    assert found.evidence.count("It took 14.1 forward passes, against 16.") == 1
+    assert "It took" not in judge([make_cell("linear", 16, lift=-2.0), make_cell((1.0, 1.0), 16, lift=2.0)]).evidence
+
+
+def of_tasks(cell: Cell, **values: float) -> Cell:
+    """The cell with a score and its own passes for each of several tasks, as lm-eval's rows have them."""
+    rows = []
+    for number, (task, value) in enumerate(values.items()):
+        settings = {"task": task}
+        scores = [value - 0.01, value + 0.01] * 20
+        rows.append(Row("exact_match", value, 0.01, 40, settings, "higher", scores))
+        rows.append(Row("forward_passes", 8.0 + number, None, 40, settings))
+        part = {"task": f"{task}_easy", "group": task}
+        rows.append(Row("exact_match", 1.0, 0.0, 40, part, "higher", [1.0] * 40))
+    return replace(cell, rows=rows)
+
+
+def test_several_tasks_are_judged_one_by_one():
+    cells = [
+        of_tasks(make_cell("linear", 8), gsm8k=0.3, bbh=0.8),
+        of_tasks(make_cell((0.9, 0.3), 8), gsm8k=0.6, bbh=0.7),
+    ]
+    sweep = Sweep({}, cells)
+    objectives = sweep.objectives()
+    assert objectives == [Objective("exact_match", "higher", task) for task in ("gsm8k", "bbh")]
+    found = [verdict(column) for objective in objectives for column in columns(sweep, objective)]
+    assert [v.use.label for v in found] == ["Beta(0.9, 0.3)", "linear"]
+    assert [v.column.others for v in found] == [(("task", "gsm8k"),), (("task", "bbh"),)]
+    assert [v.column.passes(v.use) for v in found] == [8.0, 9.0]
+    assert sweep.unusable() == []
+    (alone,) = Sweep({}, [of_tasks(make_cell("linear", 8), gsm8k=0.3)]).objectives()
+    assert alone == Objective("exact_match", "higher")
+
+
+def test_tasks_with_metrics_of_their_own():
+    """And one that failed to give a number is named with its task."""
+    rows = [
+        Row("exact_match", 0.5, 0.1, 2, {"task": "gsm8k"}, "higher", [0.0, 1.0]),
+        Row("pass@1", math.nan, 0.1, 2, {"task": "humaneval"}, "higher", [1.0, 1.0]),
+    ]
+    sweep = Sweep({}, [replace(make_cell("linear", 8), rows=rows)])
+    assert [(o.metric, o.task) for o in sweep.objectives()] == [("exact_match", "gsm8k"), ("pass@1", "humaneval")]
+    assert [reason for _, reason in sweep.unusable()] == ["pass@1 of humaneval is nan"]
+    assert Sweep({"metric": "pass@1"}, sweep.cells).objectives() == [Objective("pass@1", "higher")]
+
+
+def test_step_budgets_that_the_sampler_does_not_keep_are_called_what_they_are():
+    bound = replace(make_cell("linear", 8), bound=True, schedule=ANY)
+    free = replace(make_cell("linear", 8), bound=False, steps=None, schedule=ANY, id="free")
+    own = replace(make_cell("linear", 8), bound=True, steps=None, schedule=ANY, id="own")
+    found = table([bound, free, own, make_cell("linear", 8)])
+    assert sorted(column.budget for column in found) == [
+        "8 steps",
+        "as many steps as it takes",
+        "at most 8 steps",
+        "one step per token",
+    ]
+    assert "the schedule does not matter" in judge([bound]).advice

@@ -22,6 +22,7 @@ from mdm_lightning.experiment.sweep_report.tables import (
     Table,
     agreement_table,
     comparison_table,
+    cost_table,
     difference_table,
     overview_table,
     prediction_table,
@@ -45,20 +46,21 @@ def build_report(folder: Path) -> Path:
         UserError: the folder holds no sweep, a file in it is corrupt, or the named metric does not judge the cells.
     """
     sweep = Sweep.load(folder)
-    objective = sweep.objective()
-    parts = [] if objective is None else list(sections(columns(sweep, objective)).values())
+    objectives = sweep.objectives()
+    judged = [list(sections(columns(sweep, objective)).values()) for objective in objectives]
+    parts = [part for of_one in judged for part in of_one]
     described = [_section(part) for part in parts]
-    overview = overview_table(parts)
+    overviews = [table for of_one in judged if (table := overview_table(of_one)) is not None]
     (folder / FIGURES).mkdir(exist_ok=True)
     for section in described:
         for name, png in section.pictures.items():
             with replacing(folder / FIGURES / f"{_file_name(name, section.title)}.png") as file:
                 file.write(png)
     write_atomically(folder / "results.csv", results_csv(sweep))
-    write_atomically(folder / "table.md", _markdown(described, overview))
-    write_atomically(folder / "table.tex", _latex(parts, overview))
-    title = "Schedule sweep" if objective is None else f"Schedule sweep: {words(objective.metric)}"
-    write_atomically(folder / REPORT, page(sweep, title, described, overview))
+    write_atomically(folder / "table.md", _markdown(described, overviews))
+    write_atomically(folder / "table.tex", _latex(parts, overviews))
+    names = ", ".join(words(objective.name) for objective in objectives)
+    write_atomically(folder / REPORT, page(sweep, f"Schedule sweep: {names}".removesuffix(": "), described, overviews))
     return folder / REPORT
 
 
@@ -71,6 +73,7 @@ def _section(part: Sequence[Column]) -> Section:
         title=conditions(part[0].others),
         verdicts=[verdict(column) for column in preferred(part)],
         scores=[score_table(stage) for stage in latest_first],
+        costs=[table for stage in latest_first if (table := cost_table(stage)) is not None],
         details=[*compared, *(comparison_table(column) for stage in latest_first for column in stage)],
         prediction=[prediction_table(predictions), agreement_table(predictions)] if predictions else [],
         covered=all(found.covered for found in predictions),
@@ -87,20 +90,20 @@ def _pictures(figures: Mapping[str, Figure]) -> dict[str, bytes]:
     return pictures
 
 
-def _markdown(described: Sequence[Section], overview: Table | None) -> str:
+def _markdown(described: Sequence[Section], overviews: Sequence[Table]) -> str:
     """The verdicts and the score tables, later stages first."""
-    blocks = [] if overview is None else [markdown(overview)]
+    blocks = [markdown(overview) for overview in overviews]
     for section in described:
         if section.title:
             blocks.append(f"## {escape_markdown(section.title)}\n")
         blocks.append("".join(f"- {escape_markdown(str(verdict))}\n" for verdict in section.verdicts))
-        blocks += [markdown(table) for table in (*section.scores, *section.prediction)]
+        blocks += [markdown(table) for table in (*section.scores, *section.costs, *section.prediction)]
     return "\n".join(blocks)
 
 
-def _latex(parts: Sequence[Sequence[Column]], overview: Table | None) -> str:
+def _latex(parts: Sequence[Sequence[Column]], overviews: Sequence[Table]) -> str:
     """The score tables, later stages first."""
-    blocks = [] if overview is None else [latex(overview)]
+    blocks = [latex(overview) for overview in overviews]
     for part in parts:
         for columns_of_stage in reversed(stages(part)):
             blocks.append(f"% {escape_latex(conditions(part[0].others))}\n" if part[0].others else "")

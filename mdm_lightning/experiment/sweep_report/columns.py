@@ -17,9 +17,10 @@ from mdm_lightning.evaluation.statistics import (
     sign_flip_test,
     standard_error,
 )
-from mdm_lightning.experiment.sweep_report.records import Cell, Objective, Stage, Sweep
+from mdm_lightning.experiment.sweep_report.records import NFE, Cell, Objective, Stage, Sweep
 
 SIGNIFICANT = 0.05
+ROUNDING = 1e-9  # relative difference of exact numbers that are equal
 
 Others = tuple[tuple[str, str], ...]
 
@@ -35,6 +36,7 @@ class Difference:
         p: two-sided p-value of no difference.
         corrected: the p-value after Holm's correction for all comparisons of the column.
         paired: instance by instance, rather than from two standard errors.
+        exact: of two numbers that have no error: it is what it is, or nothing.
     """
 
     value: float
@@ -43,6 +45,7 @@ class Difference:
     p: float
     corrected: float
     paired: bool
+    exact: bool = False
 
     @property
     def significant(self) -> bool:
@@ -66,7 +69,13 @@ class Entry:
         return self.row.value
 
     @property
+    def exact(self) -> bool:
+        return self.row.exact
+
+    @property
     def stderr(self) -> float | None:
+        if self.exact:
+            return 0.0
         if self.row.stderr is None and self.row.scores is not None:
             return standard_error(self.row.scores)
         return self.row.stderr
@@ -81,6 +90,7 @@ class Column:
         others: the other axes.
         stage: "grid" or "refined".
         steps: the step budget; None for a step per masked position.
+        bound: the step budget is the most that the sampler may take: it decides itself.
         entries: the cells with a finite score, at least one.
         reference: the entry that the others are compared with: the linear schedule, Beta(0.5, 0.5) which equals it, or
             the best hand-made schedule; None without any.
@@ -90,6 +100,7 @@ class Column:
     others: Others
     stage: Stage
     steps: int | None
+    bound: bool
     entries: Sequence[Entry]
     reference: Entry | None
 
@@ -99,10 +110,16 @@ class Column:
 
     @property
     def near_best(self) -> frozenset[str]:
-        """The schedules within one standard error (the best's own) of the best: what the tables print bold."""
+        """The schedules within one standard error (the best's own) of the best: what the tables print bold. Without an
+        error: its equals, but for rounding."""
         best, sign = self.best, self.objective.sign
-        bar = sign * best.value - (best.stderr or 0)
+        bar = sign * best.value - (ROUNDING * abs(best.value) if self.exact else best.stderr or 0)
         return frozenset(entry.label for entry in self.entries if sign * entry.value >= bar)
+
+    @property
+    def exact(self) -> bool:
+        """Nothing here has an error: what is better is certain."""
+        return all(entry.exact for entry in self.entries)
 
     @property
     def n(self) -> int:
@@ -112,7 +129,14 @@ class Column:
     @property
     def budget(self) -> str:
         """The step budget in words."""
-        return "one step per token" if self.steps is None else f"{self.steps} step{'s' * (self.steps != 1)}"
+        if self.steps is None:
+            return "as many steps as it takes" if self.bound else "one step per token"
+        return f"{'at most ' * self.bound}{self.steps} step{'s' * (self.steps != 1)}"
+
+    def passes(self, entry: Entry) -> float | None:
+        """Forward passes per sequence that an entry took."""
+        row = entry.cell.row(NFE, self.objective.task)
+        return None if row is None else row.value
 
     def entry(self, label: str) -> Entry | None:
         return next((entry for entry in self.entries if entry.label == label), None)
@@ -120,12 +144,14 @@ class Column:
 
 def columns(sweep: Sweep, objective: Objective) -> list[Column]:
     """The columns of a sweep, compared with their references; cells without a finite score are left out."""
-    grouped: dict[tuple[Others, Stage, int | None], list[Entry]] = {}
+    task: Others = () if objective.task is None else (("task", objective.task),)
+    grouped: dict[tuple[Others, Stage, int | None, bool], list[Entry]] = {}
     for cell in sweep.finished:
-        row = cell.row(objective.metric)
+        row = cell.row(objective.metric, objective.task)
         if row is not None and math.isfinite(row.value):
-            grouped.setdefault((cell.others, cell.stage, cell.steps), []).append(Entry(cell, row))
-    order = sorted(grouped, key=lambda key: (key[0], key[1], key[2] is None, key[2] or 0))
+            key = (*task, *cell.others), cell.stage, cell.steps, cell.bound
+            grouped.setdefault(key, []).append(Entry(cell, row))
+    order = sorted(grouped, key=lambda key: (key[0], key[1], key[2] is None, key[2] or 0, key[3]))
     bare = [Column(objective, *key, grouped[key], _reference(grouped[key], objective)) for key in order]
     pairs = [(entry, column.reference) for column in bare for entry in column.entries]
     compared = iter(differences([(a, b) for a, b in pairs if b is not None and a is not b]))
@@ -134,11 +160,11 @@ def columns(sweep: Sweep, objective: Objective) -> list[Column]:
 
 def preferred(table: Sequence[Column]) -> list[Column]:
     """For each step budget the column to decide by: fresh instances if there are any, else the grid."""
-    chosen: dict[tuple[Others, int | None], Column] = {}
+    chosen: dict[tuple[Others, str], Column] = {}
     for column in table:
         rivals = [entry for entry in column.entries if entry is not column.reference]
         if column.stage == "grid" or rivals:
-            chosen[column.others, column.steps] = column  # the grid comes first
+            chosen[column.others, column.budget] = column  # the grid comes first
     return list(chosen.values())
 
 
@@ -159,14 +185,16 @@ def stages(section: Sequence[Column]) -> list[list[Column]]:
 
 
 def differences(pairs: Sequence[tuple[Entry, Entry]]) -> list[Difference | None]:
-    """First minus second, for each pair; None where neither scores nor standard errors allow for a test.
+    """First minus second, for each pair; None where neither exactness nor scores nor standard errors allow for a test.
 
     p-values are not corrected yet.
     """
     results: list[Difference | None] = [None] * len(pairs)
     by_size: dict[int, list[int]] = {}
     for position, (a, b) in enumerate(pairs):
-        if _finite_scores(a) and _finite_scores(b) and a.row.n == b.row.n > 1:
+        if a.exact and b.exact:
+            results[position] = _exact(a.value, b.value)
+        elif _finite_scores(a) and _finite_scores(b) and a.row.n == b.row.n > 1:
             by_size.setdefault(a.row.n, []).append(position)
         else:
             results[position] = _unpaired(a, b)
@@ -180,6 +208,13 @@ def differences(pairs: Sequence[tuple[Entry, Entry]]) -> list[Difference | None]
             value, start, end, p = map(float, numbers)
             results[position] = Difference(value, start, end, p, p, paired=True)
     return results
+
+
+def _exact(a: float, b: float) -> Difference:
+    """Of two numbers without an error: certain, or nothing but rounding."""
+    value = 0.0 if math.isclose(a, b, rel_tol=ROUNDING) else a - b
+    p = float(value == 0)
+    return Difference(value, value, value, p, p, paired=True, exact=True)
 
 
 def _unpaired(a: Entry, b: Entry) -> Difference | None:

@@ -12,7 +12,7 @@ from mdm_lightning.experiment.sweep_report.heatmap import heatmap_figure
 from mdm_lightning.experiment.sweep_report.lines import steps_figure
 from mdm_lightning.experiment.sweep_report.notation import conditions
 from mdm_lightning.experiment.sweep_report.pareto import pareto_figure
-from mdm_lightning.experiment.sweep_report.records import NFE, Sweep
+from mdm_lightning.experiment.sweep_report.records import ANY, Sweep
 from mdm_lightning.experiment.sweep_report.verdict import verdict
 
 
@@ -22,13 +22,11 @@ def figures(sweep: Sweep) -> dict[str, Figure]:
     Raises:
         UserError: the metric that ``sweep.json`` names does not judge the cells.
     """
-    objective = sweep.objective()
-    if objective is None:
-        return {}
     drawn: dict[str, Figure] = {}
-    for others, section in sections(columns(sweep, objective)).items():
-        suffix = f" ({conditions(others)})" if others else ""
-        drawn.update({name + suffix: figure for name, figure in section_figures(section).items()})
+    for objective in sweep.objectives():
+        for others, section in sections(columns(sweep, objective)).items():
+            suffix = f" ({conditions(others)})" if others else ""
+            drawn.update({name + suffix: figure for name, figure in section_figures(section).items()})
     return drawn
 
 
@@ -38,9 +36,10 @@ def section_figures(section: Sequence[Column]) -> dict[str, Figure]:
     heatmap = heatmap_figure(stages(section)[0])
     if heatmap is not None:
         drawn["score over alpha and beta"] = heatmap
-    if any(entry.cell.row(NFE) for column in section for entry in column.entries):
+    if any(column.passes(entry) for column in section for entry in column.entries):
         drawn["score against forward passes"] = pareto_figure(section)
-    drawn["schedules of the verdicts"] = winners_figure(section)
+    if any(entry.cell.schedule != ANY for column in section for entry in column.entries):
+        drawn["schedules of the verdicts"] = winners_figure(section)
     return drawn
 
 
@@ -50,6 +49,8 @@ def winners_figure(section: Sequence[Column]) -> Figure:
     schedules: dict[str, MaskSchedule] = {"linear": LinearSchedule()}
     for column in preferred(section):
         chosen = verdict(column).use
+        if chosen.cell.schedule == ANY:
+            continue
         budgets.setdefault(chosen.label, []).append(column.steps)
         if chosen.label not in schedules:
             schedules[chosen.label] = build(chosen.cell.schedule_config, MaskSchedule, f"cell {chosen.cell.id}")

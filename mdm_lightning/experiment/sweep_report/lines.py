@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mdm_lightning.experiment.sweep_report.columns import Column, Entry, preferred, stages
 from mdm_lightning.experiment.sweep_report.notation import stage, words
-from mdm_lightning.experiment.sweep_report.records import NFE, in_order
+from mdm_lightning.experiment.sweep_report.records import in_order
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -53,20 +53,27 @@ def _draw(axes: Axes, part: Sequence[Column], styles: Styles) -> None:
         axes.errorbar(x, y, yerr=errors, label=label, capsize=2, markersize=5, linewidth=1.4, **styles[label])
     objective = part[0].objective
     score = f"{words(objective.metric)} ({objective.better} is better)"
-    axes.set(xlabel="step budget", ylabel=score, title=stage(part), xscale="log")
-    ticks = {x: "one per\ntoken" if column.steps is None else str(column.steps) for x, column in placed}
+    decided = "forward passes" if all(column.bound for column in part) else "step budget"
+    axes.set(xlabel=decided, ylabel=score, title=stage(part), xscale="log")
+    ticks = {x: _tick(column) for x, column in placed}
     axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: ticks.get(x, "")))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
 
 
+def _tick(column: Column) -> str:
+    if column.steps is None:
+        return "its own" if column.bound else "one per\ntoken"
+    return f"at most\n{column.steps}" if column.bound else str(column.steps)
+
+
 def _place(column: Column) -> float | None:
-    """Where a column stands on the axis: at its budget, or, with a step per token, at the passes that took."""
-    if column.steps is not None:
+    """Where a column stands on the axis: at its budget, or, where the sampler decides or takes a step per token, at the
+    passes that took."""
+    if column.steps is not None and not column.bound:
         return column.steps
-    passes = [row.value for entry in column.entries if (row := entry.cell.row(NFE))]
-    return max(passes, default=None)
+    return max((passes for entry in column.entries if (passes := column.passes(entry))), default=None)
 
 
 def _styles(section: Sequence[Column]) -> Styles:

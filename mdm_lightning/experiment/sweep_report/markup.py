@@ -59,12 +59,20 @@ def html_table(table: Table) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown prints as it is, also inside a table."""
-    return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", " ".join(text.split()))
+    """Text that Markdown prints as it is, also inside a table and at the beginning of a line, and a terminal too."""
+    escaped = re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", plain_line(text))
+    return re.sub(r"^(\d*)([-+.)])(?=\s|$)", r"\1\\\2", escaped)
 
 
 def escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    """Text that LaTeX prints as it is, on one line: a line break would end a comment, an empty line a row."""
+    return "".join(_LATEX.get(character, character) for character in plain_line(text))
+
+
+def plain_line(text: str) -> str:
+    """One line without control characters, which terminals obey."""
+    printable = (character if character.isprintable() or character.isspace() else "\ufffd" for character in text)
+    return " ".join("".join(printable).split())
 
 
 def _markdown_row(items: Sequence[str], *, escaped: bool = False) -> str:

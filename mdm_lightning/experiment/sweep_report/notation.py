@@ -18,8 +18,8 @@ def decimals(table: Iterable[Column]) -> int:
 
 
 def score(entry: Entry, digits: int) -> str:
-    """``0.623 ± 0.034``."""
-    error = "" if entry.stderr is None else f" ± {entry.stderr:.{digits}f}"
+    """``0.623 ± 0.034``; an exact score alone."""
+    error = "" if entry.stderr is None or entry.exact else f" ± {entry.stderr:.{digits}f}"
     return number(entry.value, digits) + error
 
 
@@ -34,7 +34,9 @@ def signed(value: float, digits: int) -> str:
 
 
 def interval(difference: Difference, digits: int) -> str:
-    """``+0.069 (0.031 to 0.107)``."""
+    """``+0.069 (0.031 to 0.107)``; an exact difference alone."""
+    if difference.exact:
+        return signed(difference.value, digits)
     return f"{signed(difference.value, digits)} ({ends(difference, digits)})"
 
 
@@ -53,12 +55,21 @@ def conditions(others: Iterable[tuple[str, str]]) -> str:
     return ", ".join(f"{axis} = {value}" for axis, value in others)
 
 
+def errors_in_words(columns: Sequence[Column]) -> tuple[str, str]:
+    """How scores are written, and which of them are bold."""
+    if all(column.exact for column in columns):
+        return "", "the column's best"
+    return " ± standard error", "within one standard error of the column's best"
+
+
 def words(metric: str) -> str:
     return metric.replace("_", " ")
 
 
 def stage(columns: Sequence[Column]) -> str:
-    """``grid (n = 200)``."""
+    """``grid (n = 200)``; ``grid (exact)``."""
+    if all(column.exact for column in columns):
+        return f"{columns[0].stage} (exact)"
     sizes = sorted({entry.row.n for column in columns for entry in column.entries})
     span = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     fresh = ", fresh instances" if columns[0].stage == "refined" else ""

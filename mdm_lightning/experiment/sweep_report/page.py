@@ -37,6 +37,10 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1.2rem; 
 dt { color: #555; }
 dd { margin: 0; font-family: ui-monospace, monospace; }
 """
+EXACT = (
+    "The numbers are computed, not estimated: they have no error, and which schedule is better is certain. Differences "
+    "of less than 1e-9 of a number are rounding, and count as none."
+)
 METHOD = (
     "Differences are taken instance by instance: all schedules complete the same instances with the same noise. "
     "Intervals are BCa bootstrap intervals of the mean difference, from 10,000 resamples of the instances; p-values "
@@ -55,6 +59,7 @@ class Section:
         title: the other axes, or empty.
         verdicts: one per step budget.
         scores: a table per stage, the decisive stage first.
+        costs: forward passes, where they are not what the step budgets say.
         details: other tables, folded away.
         prediction: the tables of the predicted gaps, or none.
         covered: the theorem behind the predictions covers the sampler.
@@ -64,28 +69,30 @@ class Section:
     title: str
     verdicts: Sequence[Verdict]
     scores: Sequence[Table]
+    costs: Sequence[Table]
     details: Sequence[Table]
     prediction: Sequence[Table]
     covered: bool
     pictures: Mapping[str, bytes]
 
 
-def page(sweep: Sweep, title: str, sections: Sequence[Section], overview: Table | None) -> str:
+def page(sweep: Sweep, title: str, sections: Sequence[Section], overviews: Sequence[Table]) -> str:
     """The page.
 
     Args:
         sweep: for what failed, and for how it was run.
         title: heading of the page.
         sections: one per combination of the other axes.
-        overview: a table of all sections, if there are several.
+        overviews: a table of all sections that are judged by the same, if there are several.
     """
     body = [f"<h1>{html.escape(title)}</h1>", _progress(sweep)]
-    body.append("" if overview is None else html_table(overview))
+    body += map(html_table, overviews)
     body += [_heading(section, "What to use") + _verdicts(section.verdicts) for section in sections]
     for section in sections:
         body.append(_heading(section, "Scores") + html_table(section.scores[0]))
+        body += map(html_table, section.costs[:1])
         body += [_picture(name, png) for name, png in section.pictures.items()]
-        body += [_folded(table) for table in (*section.scores[1:], *section.details)]
+        body += [_folded(table) for table in (*section.scores[1:], *section.costs[1:], *section.details)]
         if section.prediction:
             note = "" if section.covered else f'<p class="note">{html.escape(UNCOVERED)}</p>'
             body.append("<h3>Predicted without sampling</h3>" + note)
@@ -94,11 +101,16 @@ def page(sweep: Sweep, title: str, sections: Sequence[Section], overview: Table 
         _failures(sweep),
         "<h2>How it was run</h2>",
         _settings(sweep),
-        f'<p class="note">{html.escape(METHOD)}</p>',
+        *(f'<p class="note">{html.escape(text)}</p>' for text in _methods(sections)),
     ]
     head = f'<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n<style>{STYLE}</style>'
     content = "\n".join(filter(None, body))
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{content}\n</body>\n</html>\n'
+
+
+def _methods(sections: Sequence[Section]) -> list[str]:
+    exact = {verdict.column.exact for section in sections for verdict in section.verdicts}
+    return [EXACT] * (True in exact) + [METHOD] * (exact != {True})
 
 
 def _progress(sweep: Sweep) -> str:

@@ -13,7 +13,6 @@ from mdm_lightning.evaluation.statistics import pareto_front
 from mdm_lightning.experiment.sweep_report.columns import Column, stages
 from mdm_lightning.experiment.sweep_report.lines import COLOURS
 from mdm_lightning.experiment.sweep_report.notation import stage, words
-from mdm_lightning.experiment.sweep_report.records import NFE
 
 
 def pareto_figure(section: Sequence[Column]) -> Figure:
@@ -35,7 +34,7 @@ def pareto_figure(section: Sequence[Column]) -> Figure:
 
 def _draw(axes: Axes, part: Sequence[Column], colours: dict[str, str]) -> list[str]:
     """Draws one stage, and returns the names of its front, in the order of their numbers."""
-    points = [(row.value, entry, column) for column in part for entry in column.entries if (row := entry.cell.row(NFE))]
+    points = [(nfe, entry, column) for column in part for entry in column.entries if (nfe := column.passes(entry))]
     objective = part[0].objective
     nfe, scores = [nfe for nfe, *_ in points], [entry.value for _, entry, _ in points]
     axes.scatter(nfe, scores, s=22, c=[colours[column.budget] for *_, column in points], alpha=0.45, linewidths=0)

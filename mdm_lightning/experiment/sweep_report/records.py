@@ -21,6 +21,8 @@ CELLS = "cells"
 NFE = "forward_passes"  # the metric that counts the denoiser's passes per sequence
 PREDICTED = "predicted_gap"  # the metric that is known before anything is generated, nats per token
 
+ANY = "any"  # in the place of a schedule that the sampler does not look at
+
 Stage = Literal["grid", "refined"]
 Status = Literal["finished", "failed"]
 
@@ -32,7 +34,7 @@ class Cell:
     Attributes:
         id: unique within the sweep, all stages together; names the file.
         stage: "grid", or "refined" for the shortlist measured again on fresh instances.
-        schedule: name of the sampling schedule's configuration.
+        schedule: name of the sampling schedule's configuration; ``ANY`` if the sampler does not look at it.
         alpha: first parameter of a Beta schedule; None for other schedules.
         beta: second parameter of a Beta schedule; None for other schedules.
         sampler: name of the sampler's configuration.
@@ -43,6 +45,7 @@ class Cell:
         error: one line that says why the cell failed; None for a finished cell.
         seconds: what the cell took, wall clock.
         rows: what was measured.
+        bound: the sampler decides how many steps it takes; ``steps`` is the most.
 
     Raises:
         ValueError: the stage or status is unknown, a failed cell gives no reason, or a row has not one score per unit.
@@ -61,6 +64,7 @@ class Cell:
     error: str | None = None
     seconds: float = 0.0
     rows: Sequence[Row] = ()
+    bound: bool = False
 
     def __post_init__(self) -> None:
         if self.stage not in get_args(Stage) or self.status not in get_args(Status):
@@ -81,6 +85,8 @@ class Cell:
     @property
     def label(self) -> str:
         """The schedule as people write it: ``Beta(0.9, 0.3)``, ``squared sine``, ``polynomial (exponent=3)``."""
+        if self.schedule == ANY:
+            return "any schedule"
         if self.alpha is not None:
             return f"Beta({self.alpha:g}, {self.beta:g})"
         swept = {key: value for key, value in self.axes.items() if key.startswith("schedule.")}
@@ -94,9 +100,11 @@ class Cell:
         named = ((key, value) for key, value in self.axes.items() if not _is_schedule_or_steps(key))
         return tuple(sorted(named))
 
-    def row(self, metric: str) -> Row | None:
-        """The first row of a metric; None if it was not measured."""
-        return next((row for row in self.rows if row.metric == metric), None)
+    def row(self, metric: str, task: str | None = None) -> Row | None:
+        """The first row of a metric, of a task if one is given (rows of no task are every task's); None if it was not
+        measured."""
+        wanted = (None, task)
+        return next((row for row in self.rows if row.metric == metric and (task is None or row.task in wanted)), None)
 
     def write(self, folder: Path) -> Path:
         """Writes the cell's file into a sweep folder, whole or not at all; returns its path."""
@@ -123,10 +131,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a sweep is judged by: a metric, and which way is better."""
+    """What a sweep is judged by: a metric, which way is better, and the task that it is measured on, if it has several:
+    each is judged by itself."""
 
     metric: str
     better: Literal["higher", "lower"]
+    task: str | None = None
+
+    @property
+    def name(self) -> str:
+        """``exact_match``, or ``exact_match of gsm8k``."""
+        return self.metric if self.task is None else f"{self.metric} of {self.task}"
 
     @property
     def sign(self) -> int:
@@ -174,45 +189,47 @@ class Sweep:
 
     def unusable(self) -> list[tuple[Cell, str]]:
         """The cells that have no place in the tables, and why."""
-        objective = self.objective()
-        failed = [(cell, cell.error or "") for cell in self.failed]
-        if objective is None:
-            return failed
-        rows = [(cell, cell.row(objective.metric)) for cell in self.finished]
-        missing = [(cell, f"{objective.metric} was not measured") for cell, row in rows if row is None]
-        wild = [(cell, f"{row.metric} is {row.value}") for cell, row in rows if row and not math.isfinite(row.value)]
-        return [*failed, *missing, *wild]
+        unusable, objectives = [(cell, cell.error or "") for cell in self.failed], self.objectives()
+        for cell in self.finished:
+            rows = [(o.name, row) for o in objectives if (row := cell.row(o.metric, o.task)) is not None]
+            if not rows:  # with tasks for an axis, a cell has one of them only
+                unusable.append((cell, f"{' and '.join(o.name for o in objectives)} was not measured"))
+            unusable += [(cell, f"{name} is {row.value}") for name, row in rows if not math.isfinite(row.value)]
+        return unusable
 
-    def objective(self) -> Objective | None:
-        """The metric that ``sweep.json`` names, else the first that judges and has scores, else the first that judges.
-
-        None if no cell finished.
+    def objectives(self) -> list[Objective]:
+        """For each task, or for all rows where there are none: the metric that ``sweep.json`` names, else the first
+        that judges and has scores, else the first that judges. Empty if no cell finished.
 
         Raises:
             UserError: the named metric was not measured, or no metric says which way is better.
         """
         if not self.finished:
-            return None
+            return []
         rows = [row for cell in self.finished for row in cell.rows]
         name = self.settings.get("metric")
-        chosen = judging_row(rows, name)
-        if chosen is None or chosen.better is None:
+        chosen = judging_rows(rows, name)
+        if not chosen:
             known = ", ".join(dict.fromkeys(row.metric for row in rows if _judges(row))) or "none"
             wanted = "no metric judges" if name is None else f"metric={name} does not judge"
             raise UserError(f"{wanted} this sweep's cells; choose an evaluation or metric that does (here: {known})")
-        return Objective(chosen.metric, chosen.better)
+        several = len(chosen) > 1
+        return [Objective(row.metric, row.better, row.task if several else None) for row in chosen if row.better]
 
 
-def judging_row(rows: Sequence[Row], metric: str | None) -> Row | None:
-    """What cells are judged by: the named metric, else the first that judges and has scores, else the first that
-    judges."""
-    judging = sorted(filter(_judges, rows), key=lambda row: row.scores is None)
-    return next((row for row in judging if metric in (None, row.metric)), None)
+def judging_rows(rows: Sequence[Row], metric: str | None) -> list[Row]:
+    """What cells are judged by, for each task one: the named metric, else the first that judges and has scores, else
+    the first that judges."""
+    judging = [row for row in rows if _judges(row) and metric in (None, row.metric)]
+    by_task: dict[str | None, Row] = {}
+    for row in sorted(judging, key=lambda row: row.scores is None):
+        by_task.setdefault(row.task, row)
+    return [by_task[task] for task in dict.fromkeys(row.task for row in judging)]
 
 
 def _judges(row: Row) -> bool:
-    """A metric that says which way is better, and was measured."""
-    return row.better is not None and row.metric != PREDICTED
+    """A metric that says which way is better, and was measured; of a group of tasks, not of each of its parts."""
+    return row.better is not None and row.metric != PREDICTED and not row.part
 
 
 def cell_path(folder: Path, identity: str) -> Path:
@@ -264,7 +281,9 @@ def _plain(row: Row) -> Row:
     """A row of Python numbers: NumPy's and torch's do not survive JSON."""
     stderr = None if row.stderr is None else float(row.stderr)
     scores = None if row.scores is None else tuple(map(float, row.scores))
-    return Row(row.metric, float(row.value), stderr, int(row.n), dict(row.settings), row.better, scores)
+    return Row(
+        row.metric, float(row.value), stderr, int(row.n), dict(row.settings), row.better, scores, bool(row.exact)
+    )
 
 
 def _is_schedule_or_steps(axis: str) -> bool:

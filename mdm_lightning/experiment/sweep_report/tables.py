@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mdm_lightning.evaluation.base import Row
-from mdm_lightning.experiment.sweep_report.columns import Column, Entry, preferred
+from mdm_lightning.experiment.sweep_report.columns import ROUNDING, Column, Entry, preferred
 from mdm_lightning.experiment.sweep_report.notation import (
     conditions,
     decimals,
+    errors_in_words,
     interval,
     number,
     p_value,
@@ -51,10 +52,11 @@ class Table:
 def score_table(columns: Sequence[Column]) -> Table:
     """Scores with standard errors; bold within one standard error of the column's best."""
     digits = decimals(columns)
+    errors, bold = errors_in_words(columns)
     title = f"Scores, {stage(columns)}"
     caption = (
-        f"{words(columns[0].objective.metric)} ({columns[0].objective.better} is better) ± standard error, "
-        f"{stage(columns)}; bold: within one standard error of the column's best"
+        f"{words(columns[0].objective.name)} ({columns[0].objective.better} is better){errors}, {stage(columns)}; "
+        f"bold: {bold}"
     )
 
     def item(column: Column, entry: Entry) -> Item:
@@ -64,35 +66,52 @@ def score_table(columns: Sequence[Column]) -> Table:
 
 
 def overview_table(parts: Sequence[Sequence[Column]]) -> Table | None:
-    """The best score of every section, one row each; None if there is but one section."""
+    """The best score of every section that is judged by the same, one row each; None if there is but one section."""
     if len(parts) < 2:
         return None
     every = [column for part in parts for column in preferred(part)]
     digits = decimals(every)
-    budgets = {c.steps: c.budget for c in sorted(every, key=lambda c: (c.steps is None, c.steps or 0))}
+    errors, bold = errors_in_words(every)
+    budgets = list(dict.fromkeys(c.budget for c in sorted(every, key=lambda c: (c.steps is None, c.steps or 0))))
     alone = all(len(column.entries) == 1 for column in every)
     sign = every[0].objective.sign
     bars = {
-        steps: max((c.best for c in every if c.steps == steps), key=lambda entry: sign * entry.value)
-        for steps in budgets
+        budget: max((c.best for c in every if c.budget == budget), key=lambda entry: sign * entry.value)
+        for budget in budgets
     }
     rows = []
     for part in parts:
-        found = {column.steps: column.best for column in preferred(part)}
+        found = {column.budget: column.best for column in preferred(part)}
         row = [Item(conditions(part[0].others))]
-        for steps in budgets:
-            entry, bar = found.get(steps), bars[steps]
+        for budget in budgets:
+            entry, bar = found.get(budget), bars[budget]
             text = MISSING if entry is None else score(entry, digits) + ("" if alone else f" {entry.label}")
-            near = entry is not None and sign * entry.value >= sign * bar.value - (bar.stderr or 0)
+            margin = ROUNDING * abs(bar.value) if bar.exact else bar.stderr or 0
+            near = entry is not None and sign * entry.value >= sign * bar.value - margin
             row.append(Item(text, near))
         rows.append(row)
     metric = every[0].objective
     which = "" if alone else " of each row's best schedule"
     caption = (
-        f"{words(metric.metric)} ({metric.better} is better) ± standard error{which}; bold: within one standard error "
-        "of the column's best"
+        f"{words(metric.name)} ({metric.better} is better){errors}{which}, {stage(every)}; bold: {bold}. Equal step "
+        "budgets of different samplers need not cost the same number of forward passes"
     )
-    return Table("Overview", caption, ["", *budgets.values()], rows)
+    return Table("Overview", caption, ["", *budgets], rows)
+
+
+def cost_table(columns: Sequence[Column]) -> Table | None:
+    """Forward passes per sequence; None if they are unknown, or exactly what the step budgets say."""
+    costs = [(column, passes) for column in columns for entry in column.entries if (passes := column.passes(entry))]
+    if not any(column.steps is None or abs(passes - column.steps) > 0.005 * column.steps for column, passes in costs):
+        return None
+
+    def item(column: Column, entry: Entry) -> Item:
+        passes = column.passes(entry)
+        return Item(MISSING if passes is None else f"{passes:.4g}")
+
+    title = f"Forward passes per sequence, {stage(columns)}"
+    caption = f"{title}: what the steps cost; a step that reveals nothing costs none"
+    return _by_schedule(title, caption, columns, item)
 
 
 def difference_table(columns: Sequence[Column]) -> Table | None:
@@ -103,9 +122,11 @@ def difference_table(columns: Sequence[Column]) -> Table | None:
     digits = decimals(columns)
     references = dict.fromkeys(column.reference.label for column in compared if column.reference is not None)
     title = f"Differences from {' or '.join(references)}, {stage(columns)}"
+    exact = all(column.exact for column in columns)
     caption = (
-        f"{words(columns[0].objective.metric)} minus that of {' or '.join(references)} (95 % interval), "
-        f"{stage(columns)}; bold: p < 0.05 after Holm's correction within the column"
+        f"{words(columns[0].objective.name)} minus that of {' or '.join(references)}"
+        f"{'' if exact else ' (95 % interval)'}, {stage(columns)}; bold: "
+        + ("not equal" if exact else "p < 0.05 after Holm's correction within the column")
     )
 
     def item(column: Column, entry: Entry) -> Item:
@@ -121,7 +142,7 @@ def prediction_table(predictions: Sequence[Prediction]) -> Table:
     """Predicted gaps beside the measured scores; bold: the smallest gap, and scores within one error of the best."""
     measured = [prediction.column for prediction in predictions]
     digits = decimals(measured)
-    metric = words(measured[0].objective.metric)
+    metric = words(measured[0].objective.name)
     header = ["schedule"]
     for column in measured:
         header += [f"{column.budget}: predicted gap", metric]
@@ -139,6 +160,7 @@ def prediction_table(predictions: Sequence[Prediction]) -> Table:
 def agreement_table(predictions: Sequence[Prediction]) -> Table:
     """How well the predictions rank, and what following them costs."""
     digits = decimals(prediction.column for prediction in predictions)
+    exact = all(prediction.column.exact for prediction in predictions)
     rows = []
     for prediction in predictions:
         correlation, regret = prediction.correlation, prediction.regret
@@ -156,13 +178,12 @@ def agreement_table(predictions: Sequence[Prediction]) -> Table:
         "Spearman's rank correlation",
         "smallest predicted gap",
         "best measured",
-        "regret (95 % interval)",
+        "regret" if exact else "regret (95 % interval)",
     ]
-    metric = words(predictions[0].column.objective.metric)
-    caption = (
-        f"Regret: {metric} lost by taking the schedule with the smallest predicted gap; the measured best is chosen"
-        " on the same instances, which exaggerates it"
-    )
+    metric = words(predictions[0].column.objective.name)
+    caption = f"Regret: {metric} lost by taking the schedule with the smallest predicted gap"
+    if not exact:
+        caption += "; the measured best is chosen on the same instances, which exaggerates it"
     return Table("Prediction against measurement", caption, header, rows)
 
 
@@ -179,30 +200,33 @@ def comparison_table(column: Column) -> Table:
     against = f" against {column.reference.label}" if column.reference is not None else ""
     title = f"All comparisons at {column.budget}, {stage([column])}"
     caption = "best first; difference with 95 % interval, p-value, and p-value after Holm's correction"
-    header = ["schedule", words(column.objective.metric), f"difference{against}", "p", "corrected"]
+    header = ["schedule", words(column.objective.name), f"difference{against}", "p", "corrected"]
+    if column.exact:
+        caption, header, rows = "best first; exact differences", header[:3], [row[:3] for row in rows]
     return Table(title, caption, header, rows)
 
 
 def results_csv(sweep: Sweep) -> str:
     """One line per cell and metric; a failed cell has one line, with its error."""
-    first = ["stage", "alpha", "beta", "schedule", "sampler", "steps", "nfe", "metric", "value", "stderr", "n"]
+    first = ["stage", "alpha", "beta", "schedule", "sampler", "steps", "nfe", "task", "metric", "value", "stderr", "n"]
+    first += ["exact"]
     last = ["seconds", "status", "error"]
     axes = sorted({axis for cell in sweep.cells for axis, _ in cell.others} - {*first, *last})
     text = io.StringIO()
     writer = csv.DictWriter(text, [*first, *last, *axes], lineterminator="\n", restval="")
     writer.writeheader()
     for cell in sweep.cells:
-        passes = cell.row(NFE)
         known = {
             **{name: getattr(cell, name) for name in ("stage", "alpha", "beta", "schedule", "sampler", "steps")},
             **{name: getattr(cell, name) for name in last},
             **{axis: value for axis, value in cell.others if axis in axes},
-            "nfe": None if passes is None else passes.value,
         }
         rows: Sequence[Row | None] = [*cell.rows] or [None]
         for row in rows:
-            measured = {} if row is None else {name: getattr(row, name) for name in ("metric", "value", "stderr", "n")}
-            writer.writerow({**known, **measured})
+            names = ("task", "metric", "value", "stderr", "n", "exact")
+            measured = {} if row is None else {name: getattr(row, name) for name in names}
+            passes = cell.row(NFE, None if row is None else row.task)
+            writer.writerow({**known, "nfe": None if passes is None else passes.value, **measured})
     return text.getvalue()
 
 

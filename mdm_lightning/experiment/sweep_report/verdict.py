@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mdm_lightning.experiment.sweep_report.columns import Column, Entry
 from mdm_lightning.experiment.sweep_report.notation import decimals, ends, number, p_value, score, signed, words
+from mdm_lightning.experiment.sweep_report.records import ANY
 
 OPTIMISTIC = (
     "Chosen on the instances that it is scored on, so its score and its lead are optimistic; "
@@ -23,7 +24,7 @@ class Verdict:
     Attributes:
         column: what it rests on.
         use: the entry to use.
-        sure: it is distinguishably better than the reference.
+        sure: it is distinguishably better than the reference, or all numbers are exact.
         advice: the decision, in a few words.
         evidence: the sentences that support it.
     """
@@ -49,8 +50,10 @@ def verdict(column: Column) -> Verdict:
         return _without_reference(column)
     rivals = [entry for entry in column.entries if entry is not reference]
     if not rivals:
-        measured = f"{words(column.objective.metric)} {_score(column, reference)}, n = {column.n}."
-        return Verdict(column, reference, False, f"only {reference.label} was measured", measured)
+        measured = f"{words(column.objective.metric)} {_score(column, reference)}{_size(column)}."
+        ignored = f"the schedule does not matter: {reference.cell.sampler} does not look at it"
+        advice = ignored if reference.cell.schedule == ANY else f"only {reference.label} was measured"
+        return Verdict(column, reference, column.exact, advice, measured)
     tested = [(entry, entry.difference) for entry in rivals if entry.difference is not None]
     if not tested:
         return _untested(column, reference)
@@ -63,16 +66,24 @@ def verdict(column: Column) -> Verdict:
 
 def _better(column: Column, reference: Entry, chosen: Entry, tested: int) -> Verdict:
     rest = len(column.near_best - {chosen.label})
+    near = "as good" if column.exact else "within one standard error of the best"
+    fresh = f"Measured on fresh instances, {_among(column, reference)}."
     sentences = [
         _comparison(column, chosen, reference, tested),
-        f"{_count(rest)} within one standard error of the best." if rest else "",
-        OPTIMISTIC if column.stage == "grid" else f"Measured on fresh instances, {_among(column, reference)}.",
+        f"{_count(rest)} {near}." if rest else "",
+        "" if column.exact else OPTIMISTIC if column.stage == "grid" else fresh,
     ]
     return Verdict(column, chosen, True, f"use {chosen.label}", " ".join(filter(None, sentences)))
 
 
 def _no_better(column: Column, reference: Entry, worse: int, *, tested: int) -> Verdict:
     name, best = _name(reference), column.best
+    if column.exact:
+        advice = f"keep {reference.label}: no schedule is better"
+        equal = tested - worse
+        found = f"{worse} of {tested} {'is' if worse == 1 else 'are'} worse" + (f", {equal} equal." if equal else ".")
+        measured = f"{words(column.objective.metric)} {_score(column, reference)}, exact."
+        return Verdict(column, reference, True, advice, f"{found} {measured[:1].upper()}{measured[1:]}")
     if worse:
         advice = f"keep {reference.label}: no schedule is distinguishably better than {name} with n = {column.n}"
         found = f"{worse} of {tested} {'is' if worse == 1 else 'are'} distinguishably worse ({_correction(tested)})."
@@ -88,11 +99,11 @@ def _no_better(column: Column, reference: Entry, worse: int, *, tested: int) -> 
 
 def _without_reference(column: Column) -> Verdict:
     best = column.best
-    evidence = (
-        f"{words(column.objective.metric)} {_score(column, best)}, n = {column.n}; nothing was tested, for want of a "
-        "linear or other hand-made schedule to compare with."
+    tested = (
+        "" if column.exact else "; nothing was tested, for want of a linear or other hand-made schedule to compare with"
     )
-    return Verdict(column, best, False, f"{best.label} has the best score", evidence)
+    evidence = f"{words(column.objective.metric)} {_score(column, best)}{_size(column)}{tested}."
+    return Verdict(column, best, column.exact, f"{best.label} has the best score", evidence)
 
 
 def _untested(column: Column, reference: Entry) -> Verdict:
@@ -110,11 +121,26 @@ def _comparison(column: Column, entry: Entry, reference: Entry, tested: int) -> 
     if entry.difference is None:
         return f"{scores} for {_name(reference)}, which cannot be tested."
     digits, difference = decimals([column]), entry.difference
+    costs = _costs(column, entry, reference)
+    if difference.exact:
+        return f"{scores} for {_name(reference)}: {signed(difference.value, digits)}, exact.{costs}"
     how = "paired" if difference.paired else "unpaired, from the standard errors"
     alone = " taken alone" if tested > 1 else ""
     span = f"95 % interval {ends(difference, digits)}{alone}, {how}, n = {column.n}"
     sure = f"{p_value(difference.corrected)} {_correction(tested)}"
-    return f"{scores} for {_name(reference)}: {signed(difference.value, digits)} ({span}; {sure})."
+    return f"{scores} for {_name(reference)}: {signed(difference.value, digits)} ({span}; {sure}).{costs}"
+
+
+def _costs(column: Column, entry: Entry, reference: Entry) -> str:
+    """What the two cost, where it is not the same."""
+    own, other = column.passes(entry), column.passes(reference)
+    if own is None or other is None or abs(own - other) < 0.01 * other:
+        return ""
+    return f" It took {own:.3g} forward passes, against {other:.3g}."
+
+
+def _size(column: Column) -> str:
+    return ", exact" if column.exact else f", n = {column.n}"
 
 
 def _correction(tested: int) -> str:
