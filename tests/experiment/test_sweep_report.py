@@ -3,7 +3,6 @@
 import csv
 import html.parser
 import re
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -357,10 +356,3 @@ def test_numbers():
         "+0.02",
     ]
     assert [p_value(0.00001), p_value(0.0039), p_value(1.0)] == ["p < 0.0001", "p = 0.0039", "p = 1"]
-
-
-def test_a_large_sweep_is_reported_quickly(tmp_path):
-    folder = write_sweep(tmp_path, make_sweep(budgets=(16, 32, 64)))
-    started = time.process_time()
-    build_report(folder)
-    assert time.process_time() - started < 10  # about 3 s; the processor's time, since the machine may be busy
