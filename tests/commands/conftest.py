@@ -88,7 +88,6 @@ def _run(script: str, arguments: list[str], folder: Path, environment: dict[str,
     sys.stderr = os.fdopen(2, "w", buffering=1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a CI that runs in the background has ignored
     os.chdir(folder)
-    torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # a server's child would start its loaders from servers, too
     serve(ranks, _execute)
     _execute([str(REPOSITORY / script), *arguments], environment)
@@ -97,6 +96,8 @@ def _run(script: str, arguments: list[str], folder: Path, environment: dict[str,
 def _execute(command: Sequence[str], environment: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    # After a fork torch makes its pool of threads anew when this is called, which two threads must not do at once.
+    torch.set_num_threads(1)
     sys.argv = list(command)
     runpy.run_path(sys.argv[0], run_name="__main__")
 
