@@ -30,6 +30,7 @@ class Countdown(TaskSource):
     """
 
     name = "countdown"
+    filled = True
     alphabet = "0123456789+-*/(),:="
 
     def __init__(

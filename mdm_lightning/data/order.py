@@ -4,7 +4,7 @@ The `DataLoader` hands a `MicroBatch` as it is to `Counted.__getitems__`, whose 
 `collate_fn` receives the finished dictionary and must not collate again.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -13,17 +13,24 @@ from mdm_lightning.errors import UserError
 
 
 class MicroBatch(list[int]):
-    """Indices of the sequences of one micro-batch, with its number since the beginning of training."""
+    """Indices of the sequences of one micro-batch, with its number since the beginning of training.
 
-    def __init__(self, indices: Iterable[int], counter: int) -> None:
+    Attributes:
+        global_batch: indices of all sequences of the optimizer step that it is part of; None in validation.
+    """
+
+    def __init__(self, indices: Iterable[int], counter: int, global_batch: Sequence[int] | None = None) -> None:
         super().__init__(indices)
         self.counter = counter
+        self.global_batch = global_batch
 
 
 class CountedBatch(Batch):
     """A batch that knows the number of its micro-batch, counted over all ranks and epochs."""
 
     counter: int
+    positions: float | None
+    """Maskable positions of the global batch, per micro-batch of it; None in validation."""
 
 
 class BatchOrder:
@@ -97,7 +104,9 @@ class BatchOrder:
         order = self._permutation(epoch)
         for counter in range(first * self.micro_batches + self.rank, last * self.micro_batches, self.world_size):
             position = (counter - epoch * self.batches_per_epoch * self.micro_batches) * self.batch_size
-            yield MicroBatch(order[position : position + self.batch_size].tolist(), counter)
+            start = position - position % self.global_batch_size
+            step = order[start : start + self.global_batch_size].tolist()
+            yield MicroBatch(order[position : position + self.batch_size].tolist(), counter, step)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.size)
@@ -142,4 +151,8 @@ class Counted:
         return len(self.sequences)
 
     def __getitems__(self, indices: MicroBatch) -> CountedBatch:
-        return CountedBatch(**self.sequences.__getitems__(indices), counter=indices.counter)
+        positions = None
+        if indices.global_batch is not None:
+            total = int(self.sequences.maskable_counts(indices.global_batch).sum())
+            positions = total * len(indices) / len(indices.global_batch)
+        return CountedBatch(**self.sequences.__getitems__(indices), counter=indices.counter, positions=positions)

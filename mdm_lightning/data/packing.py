@@ -41,6 +41,9 @@ class Blocks:
     def __len__(self) -> int:
         return self.file.meta.n_tokens // self._text_length
 
+    def maskable_counts(self, indices: Sequence[int]) -> np.ndarray:
+        return np.full(len(indices), self.length)
+
     def __getitem__(self, index: int) -> Example:
         batch = self.__getitems__([index])
         return {"tokens": batch["tokens"][0], "maskable": batch["maskable"][0]}

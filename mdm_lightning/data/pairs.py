@@ -172,6 +172,9 @@ class PairRows:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    def maskable_counts(self, indices: Sequence[int]) -> np.ndarray:
+        return self.length - self._prompts[np.asarray(indices, dtype=np.int64)]
+
     def __getitem__(self, index: int) -> Example:
         batch = self.__getitems__([index])
         return {"tokens": batch["tokens"][0], "maskable": batch["maskable"][0]}
@@ -233,6 +236,7 @@ class PairSource:
             validation=open_split(1, "validation"),
             bytes_per_position=None,
             fingerprint=digest(identity, pair_format.fingerprint, self.length),
+            answer_end=built.eos_id,
         )
 
     def _divide(self, files: Sequence[Sequence[Path]]) -> tuple[PairFiles, PairFiles]:

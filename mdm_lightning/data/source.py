@@ -41,6 +41,10 @@ class Sequences(Protocol):
 
     def __len__(self) -> int: ...
 
+    def maskable_counts(self, indices: Sequence[int]) -> Int64[np.ndarray, " b"]:
+        """Numbers of maskable positions, without reading the sequences."""
+        ...
+
     def __getitem__(self, index: int) -> Example: ...
 
     def __getitems__(self, indices: Sequence[int]) -> Batch: ...
@@ -76,6 +80,7 @@ class PreparedData:
         task: the checker of a synthetic task; None for text.
         changed_text: share of the validation text, in bytes of whole documents or pieces of long ones, that its tokens
             do not give back as it was: characters are unknown, or letters become small.
+        answer_end: the id with which responses end, where fill follows them up to the sequence's length; else None.
     """
 
     name: str
@@ -87,6 +92,7 @@ class PreparedData:
     fingerprint: str
     task: Task | None = None
     changed_text: float = 0.0
+    answer_end: int | None = None
 
 
 def why_no_bits_per_byte(changed_text: float) -> str:

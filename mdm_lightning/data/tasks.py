@@ -37,6 +37,9 @@ class Rows:
     def __len__(self) -> int:
         return self.file.meta.n_tokens // self.length
 
+    def maskable_counts(self, indices: Sequence[int]) -> np.ndarray:
+        return np.full(len(indices), self.length - self.prompt_length)
+
     def __getitem__(self, index: int) -> Example:
         batch = self.__getitems__([index])
         return {"tokens": batch["tokens"][0], "maskable": batch["maskable"][0]}
@@ -63,6 +66,8 @@ class TaskSource(Source):
 
     alphabet: str
     prompted = True
+    filled = False
+    """Whether responses are of different lengths, with fill behind them."""
 
     def __init__(self, *, prompt_length: int, response_length: int, train: int, validation: int, seed: int) -> None:
         if train < 1 or validation < 1:
@@ -130,6 +135,7 @@ class TaskSource(Source):
             bytes_per_position=None,
             fingerprint=digest(identity, self.train, self.validation),
             task=self,
+            answer_end=built.eos_id if self.filled else None,
         )
 
     def _generate(self, writer: TokenWriter, tokenizer: Tokenizer, split: str, count: int) -> None:

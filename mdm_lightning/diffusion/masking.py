@@ -39,6 +39,13 @@ class MaskedBatch(NamedTuple):
     padding: Bool[Tensor, "b l"] | None = None
     """True at positions that are not part of a sequence; None where there are none."""
 
+    positions: Float32[Tensor, ""] | None = None
+    """Maskable positions of the whole optimizer step, per micro-batch of it; None where there is no step."""
+    answer: Bool[Tensor, " m"] | None = None
+    """Which rows lie in an answer, up to and including its first EOS; None where sequences have none."""
+    answer_lengths: Int64[Tensor, " b"] | None = None
+    """Number of positions in each answer, its first EOS included."""
+
     def to(self, device: torch.device) -> "MaskedBatch":
         """The batch on a device. The way to a GPU, from pinned memory, does not wait for the work that is queued there;
         the way back would hand out what has not arrived, and does."""
@@ -186,6 +193,15 @@ def mask_counts(
     return _apply(
         tokens, masked, maskable, mask_id, (n - count).double() / n.clamp(min=1), n.double() / count.clamp(min=1)
     )
+
+
+def mark_answers(
+    batch: MaskedBatch, tokens: Int64[Tensor, "b l"], maskable: Bool[Tensor, "b l"], end_id: int
+) -> MaskedBatch:
+    """A batch that knows where answers end: at the first ``end_id`` that is maskable, or with the sequence."""
+    end = ((tokens == end_id) & maskable).long()
+    answer = maskable & (end.cumsum(1) == end)
+    return batch._replace(answer=answer.flatten()[batch.rows], answer_lengths=answer.sum(1))
 
 
 def seeded_generator(*words: int) -> torch.Generator:

@@ -36,6 +36,8 @@ class Nelbo(NamedTuple):
     """Sum of -log p(x_i) over each sequence's masked positions, unweighted."""
     masks: Float32[Tensor, " b"]
     """Number of masked positions in each sequence."""
+    answer: Float32[Tensor, " b"] | None = None
+    """What of ``per_sequence`` is for positions of the answer, up to and including its first EOS (``MaskedBatch``)."""
 
 
 def nelbo(denoiser: PredictsMaskedTokens, batch: MaskedBatch) -> Nelbo:
@@ -49,4 +51,5 @@ def nelbo(denoiser: PredictsMaskedTokens, batch: MaskedBatch) -> Nelbo:
     zeros = torch.zeros_like(batch.weight)
     cross_entropy = zeros.index_add(0, sequence, loss)
     masks = zeros.index_add(0, sequence, torch.ones_like(loss))
-    return Nelbo(batch.weight * cross_entropy, cross_entropy, masks)
+    answer = None if batch.answer is None else batch.weight * zeros.index_add(0, sequence, loss * batch.answer)
+    return Nelbo(batch.weight * cross_entropy, cross_entropy, masks, answer)

@@ -25,7 +25,7 @@ def measure_nelbo(subject: Subject, batch: MaskedBatch, name: Callable[[int], st
     batch = batch.to(subject.device)
     with torch.inference_mode():
         estimate = nelbo(subject.denoiser, batch)
-        numbers = torch.stack([part.double() for part in estimate]).cpu()
+        numbers = torch.stack([part.double() for part in estimate if part is not None]).cpu()
         if not bool(numbers[1].isfinite().all()):
             hidden = subject.denoiser(batch.tokens, batch.alpha, batch.padding).flatten(0, 1)
             _refuse(subject.denoiser.cross_entropy(hidden[batch.rows], batch.targets).cpu(), batch, name)

@@ -31,6 +31,18 @@ class NelboMetric(Metric):
         return self.nats / self.positions
 
 
+class AnswerNelboMetric(NelboMetric):
+    """The part of the NELBO at the positions of answers, first EOS included and fill left out, in nats per position.
+
+    What fills a sequence behind its answer is seen where it is revealed, but does not count.
+    """
+
+    def update(self, estimate: Nelbo, batch: MaskedBatch) -> None:
+        if estimate.answer is not None and batch.answer_lengths is not None:
+            self.nats = self.nats.double() + estimate.answer.detach().sum(dtype=torch.float64)
+            self.positions = self.positions.double() + batch.answer_lengths.sum()
+
+
 class ProfileMetric(Metric):
     """The loss profile h(alpha): mean cross-entropy in nats at a masked position, by the fraction of tokens kept.
 

@@ -41,7 +41,7 @@ def build_callbacks(
     return [
         StopOnNonFinite(log_every),
         GeneratedText(instantiate(sampler), data, training.samples, seed),
-        ScalarLog(log_every, data.bytes_per_position),
+        ScalarLog(log_every, data.bytes_per_position, answers=data.answer_end is not None),
         *([] if training.watch is None else [instantiate(training.watch)]),
         Throughput(log_every, training.global_batch_size * data.length, data.length),
         Figures({"training": instantiate(training.schedule), "sampling": instantiate(schedule)}),

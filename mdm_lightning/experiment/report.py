@@ -56,6 +56,12 @@ class TrainingReport:
             f"Validation NLL   {values['val/loss']:.4f} nats/token (upper bound{weights})",
             f"Perplexity       {values['val/perplexity']:.2f}",
         ]
+        if "val/loss_to_first_eos" in values:
+            nats, value = values["val/loss_to_first_eos"], values["val/perplexity_to_first_eos"]
+            lines += [
+                "                 of responses and the fill after their first EOS; up to that EOS alone:",
+                f"To first EOS     {nats:.4f} nats/token, perplexity {value:.2f}",
+            ]
         if "val/bits_per_byte" in values:
             lines.append(f"Bits per byte    {values['val/bits_per_byte']:.4f}")
         elif self.data.changed_text:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from mdm_lightning.data.order import BatchOrder, Counted, CountedBatch, MicroBatch, ValidationOrder
 from mdm_lightning.data.source import PreparedData, Sequences
-from mdm_lightning.diffusion.masking import ForwardProcess, MaskedBatch, seeded_generator
+from mdm_lightning.diffusion.masking import ForwardProcess, MaskedBatch, mark_answers, seeded_generator
 from mdm_lightning.errors import UserError
 
 TRAINING, VALIDATION = 0, 1  # streams of random numbers derived from one seed
@@ -31,6 +31,8 @@ class Corrupt:
     seed: int
     stream: int
     micro_batches: int = 1
+    end_id: int | None = None
+    """What ends an answer, where answers are to be marked."""
 
     def __call__(self, batch: CountedBatch) -> MaskedBatch:
         counter = batch["counter"]
@@ -38,7 +40,11 @@ class Corrupt:
             counter, batch["maskable"] = 0, torch.zeros_like(batch["maskable"])
         generator = seeded_generator(self.seed, self.stream, counter)
         place = counter % self.micro_batches
-        return self.process(batch["tokens"], batch["maskable"], self.mask_id, generator, place, self.micro_batches)
+        tokens, maskable, positions = batch["tokens"], batch["maskable"], batch["positions"]
+        masked = self.process(tokens, maskable, self.mask_id, generator, place, self.micro_batches)
+        if positions is not None:
+            masked = masked._replace(positions=torch.tensor(positions, dtype=torch.float32))
+        return masked if self.end_id is None else mark_answers(masked, tokens, maskable, self.end_id)
 
 
 class MaskedDataModule(lightning.LightningDataModule):
@@ -98,7 +104,8 @@ class MaskedDataModule(lightning.LightningDataModule):
         assert self.trainer is not None
         size = min(len(self.data.validation), self.validation_sequences or len(self.data.validation))
         order = padded_validation_order(size, self.batch_size, self.trainer.global_rank, self.trainer.world_size)
-        corrupt = Corrupt(self.validation_process, self.data.tokenizer.mask_id, self.seed, VALIDATION)
+        mask_id, end_id = self.data.tokenizer.mask_id, self.data.answer_end
+        corrupt = Corrupt(self.validation_process, mask_id, self.seed, VALIDATION, end_id=end_id)
         return self._loader(self.data.validation, order, corrupt)
 
     def _loader(self, sequences: Sequences, order: Iterable[MicroBatch], corrupt: Corrupt) -> DataLoader:

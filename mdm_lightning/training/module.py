@@ -14,14 +14,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.diffusion.masking import MaskedBatch
 from mdm_lightning.diffusion.objective import nelbo
-from mdm_lightning.evaluation.metrics import CountProfileMetric, NelboMetric, ProfileMetric
+from mdm_lightning.evaluation.metrics import AnswerNelboMetric, CountProfileMetric, NelboMetric, ProfileMetric
 from mdm_lightning.training.optimizer import LearningRateSchedule, OptimizerFactory
 
 DENOISER = "denoiser."  # prefix of the denoiser's weights in a checkpoint
 
 
 class MaskedDiffusion(lightning.LightningModule):
-    """Trains a denoiser on the NELBO, in nats per maskable position.
+    """Trains a denoiser on the NELBO, in nats per maskable position of the global batch.
 
     Masking is the data module's business: a step receives a MaskedBatch and neither draws random numbers nor waits for
     the device.
@@ -56,6 +56,7 @@ class MaskedDiffusion(lightning.LightningModule):
         self.train_profile = ProfileMetric()
         self.val_nelbo = NelboMetric()
         self.val_profile = ProfileMetric()
+        self.val_answer = AnswerNelboMetric()
         self.val_counts = CountProfileMetric(denoiser.length)
         self.gradient_norm = torch.zeros(())
         self.first_bad_step = torch.full((), -1, dtype=torch.int64)
@@ -85,7 +86,9 @@ class MaskedDiffusion(lightning.LightningModule):
 
     def training_step(self, batch: MaskedBatch, batch_idx: int) -> Tensor:
         estimate = nelbo(self.denoiser, batch)
-        loss = estimate.per_sequence.sum() / batch.lengths.sum()
+        # Divided by what all processes and micro-batches of the step share, so that neither decides what is minimised:
+        # Lightning averages over both.
+        loss = estimate.per_sequence.sum() / (batch.lengths.sum() if batch.positions is None else batch.positions)
         self.train_nelbo.update(estimate, batch)
         self.train_profile.update(estimate, batch)
         self._remember_if_not_finite(loss.detach())
@@ -96,11 +99,13 @@ class MaskedDiffusion(lightning.LightningModule):
         self.val_nelbo.update(estimate, batch)
         self.val_profile.update(estimate, batch)
         self.val_counts.update(estimate, batch)
+        self.val_answer.update(estimate, batch)
 
     def on_validation_epoch_start(self) -> None:
         self.val_nelbo.reset()
         self.val_profile.reset()
         self.val_counts.reset()
+        self.val_answer.reset()
 
     def on_train_start(self) -> None:
         self.first_bad_step = self.first_bad_step.to(self.device)

@@ -18,11 +18,15 @@ class ScalarLog(Callback):
     Args:
         every_n_steps: length of the training window in optimizer steps.
         bytes_per_position: UTF-8 bytes of text per maskable position; None where bits per byte make no sense.
+        answers: also log what validation makes of answers up to and including their first EOS: ``val/loss`` and
+            ``val/perplexity`` count the EOS that fill sequences as well, ``val/loss_to_first_eos`` and
+            ``val/perplexity_to_first_eos`` do not.
     """
 
-    def __init__(self, every_n_steps: int, bytes_per_position: float | None = None) -> None:
+    def __init__(self, every_n_steps: int, bytes_per_position: float | None = None, *, answers: bool = False) -> None:
         self.every_n_steps = every_n_steps
         self.bytes_per_position = bytes_per_position
+        self.answers = answers
         self.latest_validation: dict[str, float] = {}
         self._restored: dict[str, Any] | None = None
         self._module: MaskedDiffusion | None = None
@@ -65,6 +69,10 @@ class ScalarLog(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MaskedDiffusion)
         self.latest_validation = self.likelihood("val", float(pl_module.val_nelbo.compute()))
+        if self.answers:
+            nats = float(pl_module.val_answer.compute())
+            named = {"val/loss_to_first_eos": nats, "val/perplexity_to_first_eos": perplexity(nats)}
+            self.latest_validation |= named
         if not trainer.sanity_checking:
             log_scalars(trainer, self.latest_validation | _profile("profile", pl_module.val_profile))
 

@@ -137,7 +137,9 @@ def test_two_processes_fine_tune_as_one(tune: Tune, published, adapter, trainer,
 def test_exported_it_measures_the_same(tune: Tune, evaluate: Measuring, published, pairs, name, tmp_path):
     """Adapters are merged; the folder is one that ``ckpt=`` takes, and that says what was measured."""
     adapter = "none" if name == "small" else "lora"
-    assert tune(name, f"ckpt={published[name]}", f"adapter={adapter}", "run_dir=run").status == 0
+    tuned = tune(name, f"ckpt={published[name]}", f"adapter={adapter}", "run_dir=run")
+    assert tuned.status == 0
+    assert "of responses and the fill after their first EOS; up to that EOS alone:\nTo first EOS " in tuned.stdout
     first = evaluate("ckpt=run", "evaluation=likelihood", f"export={tmp_path / 'model'}", f"run_dir={tmp_path / 'a'}")
     assert first.status == 0, first.stderr
     fields = ("data.prompt_field=ask", "data.response_field=say", "data.length=16")
@@ -145,6 +147,8 @@ def test_exported_it_measures_the_same(tune: Tune, evaluate: Measuring, publishe
     again = evaluate(f"ckpt={tmp_path / 'model'}", "evaluation=likelihood", *data, f"run_dir={tmp_path / 'b'}")
     assert again.status == 0, again.stderr
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+    names = ["nelbo_nats_per_token", "perplexity", "nelbo_nats_per_token_to_first_eos", "perplexity_to_first_eos"]
+    assert [row["metric"] for row in rows_of(tmp_path / "a")] == names
     published_config = json.loads((published[name] / "config.json").read_text())
     config = json.loads((tmp_path / "model/config.json").read_text())
     assert {key for key, value in published_config.items() if config[key] != value} <= {"dropout"}

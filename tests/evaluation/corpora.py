@@ -32,6 +32,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def maskable_counts(self, indices):
+        return np.full(len(indices), self.tokens.shape[1])
+
     def __getitem__(self, index):
         return {name: part[0] for name, part in self.__getitems__([index]).items()}
 

@@ -150,6 +150,47 @@ def test_sequences_of_unequal_lengths_count_by_their_positions():
     assert row.stderr == pytest.approx(linearised.std(ddof=1) / 4)
 
 
+class Answers(Rows):
+    """A question of one token; what follows it may be masked."""
+
+    def __getitems__(self, indices):
+        batch = super().__getitems__(indices)
+        batch["maskable"][:, 0] = False
+        return batch
+
+
+@pytest.mark.parametrize("masking", [COUNT, CONTINUOUS], ids=str)
+def test_what_an_answer_costs_does_not_depend_on_the_fill(masking):
+    """Two letters of which either is as likely, EOS, and more of them: 2 ln 2 nats, over 3 positions or over all.
+    Five standard errors."""
+    for length in (5, 60):
+        subject = text_subject(["qab"], ["qab"])
+        tokenizer = subject.tokenizer
+        law = [tokenizer.encode("q" + x + y) + [tokenizer.eos_id] * (length - 3) for x in "ab" for y in "ab"]
+        data = dataclasses.replace(
+            subject.data, validation=Answers(np.array(law * 100)), length=length, answer_end=tokenizer.eos_id
+        )
+        denoiser = ExactDenoiser(law, vocab_size=tokenizer.vocab_size)
+        subject = dataclasses.replace(subject, denoiser=denoiser, length=length, prepare=lambda data=data: data)
+        rows = measure(masking, subject, draws=4)
+        whole, ended = rows["nelbo_nats_per_token"], rows["nelbo_nats_per_token_to_first_eos"]
+        assert abs(whole.value - 2 * math.log(2) / (length - 1)) < 5 * (whole.stderr or 0)
+        assert abs(ended.value - 2 * math.log(2) / 3) < 5 * (ended.stderr or 0)
+        assert rows["perplexity_to_first_eos"].value == pytest.approx(math.exp(ended.value))
+        assert whole.settings["positions"] == "responses and the fill after their first EOS"
+        assert ended.settings["positions"] == "responses up to and including their first EOS"
+
+
+def test_bits_per_byte_that_are_left_out_are_named():
+    subject = law_subject(1)
+    data = dataclasses.replace(subject.data, bytes_per_position=None, changed_text=0.25)
+    rows = measure(COUNT, dataclasses.replace(subject, prepare=lambda: data))
+    assert "bits_per_byte" not in rows
+    for row in rows.values():
+        reason = "left out: the tokenizer does not give back 25 % of the validation text as it was"
+        assert row.settings["bits_per_byte"] == reason
+
+
 def test_a_window_of_the_validation_sequences():
     """Sequences from ``first`` on, as many as wanted and there are."""
     subject = law_subject(1)

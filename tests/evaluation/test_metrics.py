@@ -7,9 +7,18 @@ import torch
 import torchmetrics
 
 from mdm_lightning.denoiser.base import Denoiser
-from mdm_lightning.diffusion.masking import CountMasking, MaskedBatch
+from mdm_lightning.diffusion.masking import CountMasking, MaskedBatch, mark_answers
 from mdm_lightning.diffusion.objective import Nelbo, nelbo
-from mdm_lightning.evaluation.metrics import CountProfileMetric, NelboMetric, ProfileMetric, bits_per_byte, perplexity
+from mdm_lightning.diffusion.timesteps import StratifiedTimes
+from mdm_lightning.evaluation.metrics import (
+    AnswerNelboMetric,
+    CountProfileMetric,
+    NelboMetric,
+    ProfileMetric,
+    bits_per_byte,
+    perplexity,
+)
+from tests.diffusion.tables import uniform_denoiser
 
 
 def sample(b: int, seed: int) -> tuple[Nelbo, MaskedBatch]:
@@ -35,6 +44,31 @@ def test_all_nats_over_all_positions():
     assert float(metric.compute()) == pytest.approx(nats / positions, rel=1e-12)
     mean_of_means = sum(float(e.per_sequence.sum() / b.lengths.sum()) for e, b in samples) / len(samples)
     assert float(metric.compute()) != pytest.approx(mean_of_means, rel=1e-3)
+
+
+END = 3
+ANSWERS = torch.tensor([[1, 2, 0, END, END, END], [END, END, 1, 0, 2, 1], [1, END, END, END, END, END]])
+PROMPTS = torch.tensor([2, 3, 0])
+
+
+def test_answers_end_with_their_first_eos():
+    """One in the prompt ends nothing; one that never comes leaves the whole response."""
+    maskable = torch.arange(6) >= PROMPTS[:, None]
+    metric, everything = AnswerNelboMetric(), NelboMetric()
+    batch = CountMasking(StratifiedTimes())(ANSWERS, maskable, 4, torch.Generator().manual_seed(1))
+    batch = mark_answers(batch, ANSWERS, maskable, END)
+    assert batch.answer_lengths is not None and batch.answer_lengths.tolist() == [2, 3, 2]
+    estimate = nelbo(uniform_denoiser(6, 4), batch)
+    metric.update(estimate, batch)
+    everything.update(estimate, batch)
+    counted = 0.0
+    for row in batch.rows.tolist():
+        sequence, place = divmod(row, 6)
+        begin = int(PROMPTS[sequence])
+        ended = END in ANSWERS[sequence, begin:place].tolist()
+        counted += 0.0 if ended else float(batch.weight[sequence]) * math.log(4)
+    assert float(metric.compute()) == pytest.approx(counted / 7, rel=1e-5)
+    assert float(everything.compute()) == pytest.approx(math.log(4), rel=1e-5)  # every n / k of n positions
 
 
 def test_sums_keep_float64_precision():
@@ -141,7 +175,7 @@ def test_reset(metric):
 
 def test_gradients_are_not_kept():
     estimate, batch = sample(5, 0)
-    with_graph = Nelbo(*(x.requires_grad_() * 1 for x in estimate))
+    with_graph = Nelbo(*(x.requires_grad_() * 1 for x in estimate if x is not None))
     for metric in (NelboMetric(), ProfileMetric()):
         metric.update(with_graph, batch)
         assert not metric.compute().requires_grad
