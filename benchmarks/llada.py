@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.llama import Block, Llama, Rotary
 
 LLADA = {
@@ -67,6 +68,38 @@ def operations(model: Llama, prompt: int, generated: int) -> float:
     """FLOPs of one step for one sequence; of the positions to generate, half are still masked on average."""
     per_token, per_row = model.forward_flops(prompt + generated)
     return per_token * (prompt + generated) + per_row * generated / 2
+
+
+@torch.inference_mode()
+def published_sampling(denoiser: Denoiser, canvas: Tensor, steps: int, block: int, temperature: float) -> Tensor:
+    """LLaDA's published procedure (Nie et al., 2025), written out: low-confidence remasking in blocks.
+
+    Every step computes the logits of all positions in float64; above temperature 0 it adds noise to all of them.
+
+    Args:
+        canvas: prompts of one length, followed by MASK; as many blocks of ``block`` masks as there are.
+        steps: steps for all blocks, a multiple of their number.
+    """
+    x = canvas.clone()
+    prompt = int((x[0] != denoiser.mask_id).sum())
+    blocks = (x.shape[1] - prompt) // block
+    for number in range(blocks):
+        end = prompt + (number + 1) * block
+        per_step = divmod(block, steps // blocks)
+        for step in range(steps // blocks):
+            masked = x == denoiser.mask_id
+            logits = denoiser.head(denoiser(x).flatten(0, 1)).unflatten(0, x.shape).double()
+            noisy = logits
+            if temperature > 0:
+                noisy = logits.exp() / (-torch.rand_like(logits).log()) ** temperature
+            drawn = noisy.argmax(-1)
+            probability = logits.softmax(-1).gather(-1, drawn[..., None]).squeeze(-1)
+            probability[:, end:] = -torch.inf
+            confidence = torch.where(masked, probability, -torch.inf)
+            for row in range(len(x)):
+                chosen = confidence[row].topk(per_step[0] + (step < per_step[1])).indices
+                x[row, chosen] = drawn[row, chosen]
+    return x
 
 
 def main() -> None:

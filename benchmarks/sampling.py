@@ -54,10 +54,12 @@ def seconds(run: Callable[[int, int], object], steps: int, device: torch.device,
     return statistics.median(times[1:])
 
 
-def model(vocab_size: int, length: int, device: torch.device) -> DiT:
-    """A DiT of width 256 and 6 blocks. Its zero-initialised layers are given numbers, or all tokens would be equal."""
+def model(
+    vocab_size: int, length: int, device: torch.device, *, hidden_size: int = 256, depth: int = 6, heads: int = 8
+) -> DiT:
+    """A DiT whose zero-initialised layers are given numbers, or all tokens would be equal."""
     torch.manual_seed(0)
-    denoiser = DiT(vocab_size, length, hidden_size=256, depth=6, heads=8)
+    denoiser = DiT(vocab_size, length, hidden_size=hidden_size, depth=depth, heads=heads)
     for parameter in denoiser.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdm_lightning.denoiser.dit import DiT
-from mdm_lightning.diffusion.masking import CountMasking, MaskedBatch
+from mdm_lightning.diffusion.masking import CountMasking, ForwardProcess, MaskedBatch
 from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.diffusion.timesteps import StratifiedTimes
 from mdm_lightning.training.throughput import matmul_peak
@@ -37,6 +37,7 @@ from mdm_lightning.training.throughput import matmul_peak
 VOCABULARIES = (50_258, 4_096)
 WIDTH, DEPTH, HEADS, LENGTH = 256, 6, 4, 128
 WARMUP = 2
+COUNTS = CountMasking(StratifiedTimes())
 
 Loss = Callable[[DiT, MaskedBatch], Tensor]
 
@@ -80,13 +81,19 @@ def make_model(vocabulary: int, device: torch.device) -> DiT:
     return model.to(device)
 
 
-def make_batches(vocabulary: int, size: int, count: int, device: torch.device) -> list[MaskedBatch]:
-    """Random tokens, masked by count with stratified times: half of the positions, in every batch."""
+def make_batches(
+    vocabulary: int,
+    size: int,
+    count: int,
+    device: torch.device,
+    length: int = LENGTH,
+    process: ForwardProcess = COUNTS,
+) -> list[MaskedBatch]:
+    """Random tokens, by default masked by count with stratified times: half of the positions, in every batch."""
     generator = torch.Generator().manual_seed(0)
-    process = CountMasking(StratifiedTimes())
     batches = []
     for _ in range(count):
-        tokens = torch.randint(vocabulary - 1, (size, LENGTH), generator=generator)
+        tokens = torch.randint(vocabulary - 1, (size, length), generator=generator)
         batch = process(tokens, torch.ones_like(tokens, dtype=torch.bool), vocabulary - 1, generator)
         batches.append(batch.to(device))
     return batches
@@ -125,8 +132,8 @@ def check_same(model: DiT, batch: MaskedBatch, precision: str) -> None:
 
 def flops_per_step(model: DiT, name: str, batches: list[MaskedBatch]) -> float:
     """Matrix-product FLOPs of a mean step: one forward pass and two of the same size backward."""
-    trunk, head = model.forward_flops(LENGTH)
-    tokens = batches[0].tokens.numel()
+    tokens, length = batches[0].tokens.numel(), batches[0].tokens.shape[1]
+    trunk, head = model.forward_flops(length)
     rows = statistics.mean(len(batch.rows) for batch in batches) if name == "masked rows" else tokens
     return 3 * (trunk * tokens + head * rows)
 

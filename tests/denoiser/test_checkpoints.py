@@ -85,10 +85,13 @@ def test_precisions(published, stored, tmp_path):
 
 
 @each_model
-def test_device(published, tmp_path):
-    model = read_published(published.write(tmp_path), device=torch.device("cpu"))
-    assert {value.device.type for value in model.state_dict().values()} == {"cpu"}
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_device(published, device, tmp_path):
+    path = published.write(tmp_path)
+    model = read_published(path, device=torch.device(device))
+    assert {value.device.type for value in model.state_dict().values()} == {device}
     assert all(parameter.requires_grad for parameter in model.parameters())
+    assert same({name: value.cpu() for name, value in model.state_dict().items()}, state(path))
 
 
 @pytest.mark.parametrize("time_conditioning", [False, True])
