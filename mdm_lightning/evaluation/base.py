@@ -159,14 +159,25 @@ class Evaluation(Protocol):
 
 @runtime_checkable
 class Prepares(Protocol):
-    """An evaluation that fetches what takes time, and may fail, before the first of many cells."""
+    """An evaluation that fetches what takes time, and finds out what cannot be had, before the first of many cells."""
 
     def prepare(self, subject: Subject) -> object:
         """Has an effect once per subject.
 
         Raises:
+            NotApplicable: the evaluation does not suit the data.
             UserError: something cannot be had.
         """
+        ...
+
+
+@runtime_checkable
+class Judges(Protocol):
+    """An evaluation that knows which of its metrics say which way is better, before anything is measured."""
+
+    @property
+    def judging(self) -> Sequence[str]:
+        """Names of metrics."""
         ...
 
 

@@ -102,7 +102,8 @@ class LmEval:
         """The tasks with their data, by the names that were asked for; loaded once per subject.
 
         Raises:
-            UserError: there are none, lm-eval is not installed, or a task or its data cannot be had.
+            UserError: there are none, lm-eval is not installed, a task or its data cannot be had, or answers leave no
+                room for prompts.
         """
         if not self.tasks:
             raise UserError("evaluation=lm_eval needs evaluation.tasks=[...], such as [gsm8k] or [humaneval]")
@@ -113,7 +114,18 @@ class LmEval:
         catalogue = Catalogue(self.folders, self.files, self.num_fewshot, self.allow_code_execution)
         key = json.dumps([list(self.tasks), list(self.folders), dict(self.files), self.num_fewshot])
         with _lm_evals_seeds():
-            return subject.once(("lm-eval", key), lambda: catalogue.load(self.tasks))
+            tasks = subject.once(("lm-eval", key), lambda: catalogue.load(self.tasks))
+        self._check_room(subject, [task for parts in tasks.values() for task in parts])
+        return tasks
+
+    def _check_room(self, subject: Subject, tasks: "Sequence[Task]") -> None:
+        from mdm_lightning.evaluation.harness import answer_length, room_for_prompts
+
+        for task in tasks:
+            if task.OUTPUT_TYPE == "generate_until":
+                options: Any = task.config.generation_kwargs or {}
+                length = answer_length(options, self.generation_length)
+                room_for_prompts(min(subject.denoiser.length, self.max_length), length)
 
     def _run(
         self, subject: Subject, tasks: "Sequence[Task]", chosen: Mapping[str, list[int]]

@@ -9,8 +9,9 @@ position independently falls into step k with probability alpha_{k+1} - alpha_k.
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -155,18 +156,29 @@ class ExactLaw:
         sampler: with the order Random and plain draws, from all masks.
     """
 
+    judging: ClassVar[Sequence[str]] = ("tv", "kl")
     sampler: Sampler
+
+    def prepare(self, subject: Subject) -> ExactSampler:
+        """The laws of all compositions, made once per subject.
+
+        Raises:
+            NotApplicable: the data's law is unknown.
+            ValueError: the law is too large to enumerate, or has other tokens than the denoiser.
+        """
+        law = subject.law
+        if law is None:
+            raise NotApplicable("evaluation=exact_law needs a law to enumerate: data=toy_extremes, toy_balanced or toy")
+        return subject.once(ExactSampler, lambda: ExactSampler(law, subject.denoiser))
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:
-        NotApplicable: the data's law is unknown, or the sampler is not one that can be enumerated.
-        ValueError: the law is too large to enumerate, or has other tokens than the denoiser.
+        NotApplicable: as ``prepare``, or the sampler is not one that can be enumerated.
+        ValueError: as ``prepare``.
         """
-        law, sampler = subject.law, self.sampler
-        if law is None:
-            raise NotApplicable("evaluation=exact_law needs a law to enumerate: data=toy_extremes, toy_balanced or toy")
+        exact, law, sampler = self.prepare(subject), subject.law, self.sampler
+        assert law is not None
         count = _enumerable_count(sampler)
-        exact = subject.once(ExactSampler, lambda: ExactSampler(law, subject.denoiser))
         output = exact.law(sampler.schedule, sampler.steps or law.length, count)
         settings = {"data": law.name, **describe_sampler(sampler)}
         states = len(exact.sequences)

@@ -1,7 +1,8 @@
 """The quality of unconditional samples, with held-out text beside it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -41,6 +42,7 @@ class Generation:
         ValueError: a number is out of range.
     """
 
+    judging: ClassVar[Sequence[str]] = ("judge_nats_per_token", "judge_perplexity")
     sampler: Sampler
     judge: Judge
     sequences: int | None = None
@@ -51,12 +53,23 @@ class Generation:
     def __post_init__(self) -> None:
         check_numbers(self, sequences=1, batch_size=1, show=0)
 
-    def __call__(self, subject: Subject) -> Iterator[Row]:
-        """Raises:
-        NotApplicable: the data are prompts with responses.
+    def prepare(self, subject: Subject) -> Scorer:
+        """The judge, with the text that it is fitted on or that copies are looked for in.
+
+        Raises:
+            NotApplicable: the data are prompts with responses, or not known.
+            UserError: the judge cannot be had.
         """
         if subject.prompted:
             raise NotApplicable("evaluation=generation is for text; for tasks choose evaluation=task or samples")
+        _ = subject.data
+        return subject.once(self.judge, lambda: self.judge.prepare(subject))
+
+    def __call__(self, subject: Subject) -> Iterator[Row]:
+        """Raises:
+        UserError: as ``prepare``.
+        """
+        scorer = self.prepare(subject)  # before the work
         generated = generate(subject, self.sampler, self.sequences or SEQUENCES, self.batch_size)
         for number, row in enumerate(generated.tokens[: self.show]):
             subject.outputs.text(f"generation/{number}", subject.tokenizer.decode(row))
@@ -68,7 +81,6 @@ class Generation:
         if size:
             held_out = subject.data.validation.__getitems__(range(size))["tokens"].numpy()
             texts.append(({"text": "validation", "data": subject.data.name}, held_out))
-        scorer = subject.once(self.judge, lambda: self.judge.prepare(subject))
         for settings, tokens in texts:
             measures, scores = self._measure(subject, scorer, tokens)
             if scores.counted.any():

@@ -125,13 +125,8 @@ class MaskedDiffusionLM(LM):
         prompts = []
         for request, key in zip(requests, keys, strict=True):
             context, options = request.arguments[:2]
-            length = self.generation_length or int(options.get("max_gen_toks") or GENERATION_LENGTH)
-            room = self.length - length
-            if room < 1:
-                raise UserError(
-                    f"evaluation.generation_length={length} leaves no room for a prompt in the model's length "
-                    f"{self.length}: set it to less"
-                )
+            length = answer_length(options, self.generation_length)
+            room = room_for_prompts(self.length, length)
             prompts.append(Prompt(self._fitting(self._encode(context), room), length, key))
         completions = complete(self.subject, self.sampler, prompts, self.batch_size)
         self.tally.completions += completions
@@ -205,6 +200,25 @@ class MaskedDiffusionLM(LM):
         prompts = [Prompt(part.context, len(part.target), part.key) for request in requests for part in request]
         completions = iter(complete(self.subject, greedy, prompts, self.batch_size))
         return [all([next(completions).tokens == list(part.target) for part in request]) for request in requests]
+
+
+def answer_length(options: Mapping[str, Any], wanted: int | None) -> int:
+    """Positions to generate: what the user wants, else what the task's options say."""
+    return wanted or int(options.get("max_gen_toks") or GENERATION_LENGTH)
+
+
+def room_for_prompts(length: int, answer: int) -> int:
+    """What an answer leaves of a model's length.
+
+    Raises:
+        UserError: nothing.
+    """
+    if length - answer < 1:
+        raise UserError(
+            f"evaluation.generation_length={answer} leaves no room for a prompt in the model's length {length}: set it "
+            "to less"
+        )
+    return length - answer
 
 
 def _keys(requests: Sequence[Instance]) -> list[int]:

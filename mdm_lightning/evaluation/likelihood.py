@@ -1,8 +1,9 @@
 """Likelihood on held-out sequences: the NELBO with its standard error."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -39,6 +40,7 @@ class Likelihood:
         ValueError: a number is out of range.
     """
 
+    judging: ClassVar[Sequence[str]] = ("nelbo_nats_per_token", "perplexity", "bits_per_byte")
     masking: ForwardProcess
     draws: int = 1
     batch_size: int = 64
@@ -46,6 +48,14 @@ class Likelihood:
 
     def __post_init__(self) -> None:
         check_numbers(self, draws=1, batch_size=1, sequences=1)
+
+    def prepare(self, subject: Subject) -> int:
+        """The number of sequences.
+
+        Raises:
+            UserError: there are none, or no data.
+        """
+        return subject.validation_size(self.sequences)
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         data = subject.data

@@ -39,12 +39,14 @@ class Processes:
         rank: number of this process.
         size: number of processes, which have initialised torch.distributed if they are several.
         progress: show progress on the first process: bars on a terminal, elsewhere a line now and then.
+        group: of torch.distributed, over which results travel; None for the default one.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, *, progress: bool = False) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, *, progress: bool = False, group: Any = None) -> None:
         self.rank = rank
         self.size = size
         self.progress = progress
+        self._group = group
         self._progress: _Progress | None = None
 
     @property
@@ -113,7 +115,7 @@ class Processes:
         if self.size == 1:
             return [message]
         messages: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(messages, message)
+        torch.distributed.all_gather_object(messages, message, group=self._group)
         return messages
 
 

@@ -1,7 +1,8 @@
 """Models of Python source: the share of samples that parse."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -33,6 +34,7 @@ class PythonParses:
         ValueError: a number is not positive.
     """
 
+    judging: ClassVar[Sequence[str]] = ("parses",)
     sampler: Sampler
     sequences: int | None = None
     batch_size: int = 64
@@ -40,12 +42,21 @@ class PythonParses:
     def __post_init__(self) -> None:
         check_numbers(self, sequences=1, batch_size=1)
 
-    def __call__(self, subject: Subject) -> Iterator[Row]:
-        """Raises:
-        NotApplicable: the data are prompts with responses.
+    def prepare(self, subject: Subject) -> object:
+        """The data.
+
+        Raises:
+            NotApplicable: the data are prompts with responses, or not known.
         """
         if subject.prompted:
             raise NotApplicable("evaluation=python is for source code; for tasks choose evaluation=task or samples")
+        return subject.data
+
+    def __call__(self, subject: Subject) -> Iterator[Row]:
+        """Raises:
+        NotApplicable: as ``prepare``.
+        """
+        self.prepare(subject)
         generated = generate(subject, self.sampler, self.sequences or SEQUENCES, self.batch_size)
         yield self._share(subject, generated.tokens, {"text": "generated", **describe_sampler(self.sampler)})
         validation = subject.data.validation

@@ -1,7 +1,8 @@
 """Problems whose solutions a rule can check: the share that a model solves with a given sampler."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class TaskAccuracy:
         ValueError: a number is out of range.
     """
 
+    judging: ClassVar[Sequence[str]] = ("accuracy", "valid")
     sampler: Sampler
     sequences: int | None = None
     batch_size: int = 64
@@ -34,14 +36,23 @@ class TaskAccuracy:
     def __post_init__(self) -> None:
         check_numbers(self, sequences=1, batch_size=1)
 
-    def __call__(self, subject: Subject) -> Iterator[Row]:
-        """Raises:
-        NotApplicable: the data are no task.
+    def prepare(self, subject: Subject) -> int:
+        """The number of problems.
+
+        Raises:
+            NotApplicable: the data are no task.
+            UserError: there are no problems.
         """
         if subject.task is None:
             raise NotApplicable("evaluation=task needs a checkpoint of a task, such as data=sudoku or data=countdown")
-        data, task = subject.data, subject.task
-        size = subject.validation_size(self.sequences)
+        return subject.validation_size(self.sequences)
+
+    def __call__(self, subject: Subject) -> Iterator[Row]:
+        """Raises:
+        UserError: as ``prepare``.
+        """
+        size, data, task = self.prepare(subject), subject.data, subject.task
+        assert task is not None
         generated = generate(subject, self.sampler, size, self.batch_size, lambda unit: prompts(subject, unit))
         verdicts = [task.check(row) for row in generated.tokens]
         settings = {"data": data.name, **describe_sampler(self.sampler)}

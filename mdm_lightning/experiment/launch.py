@@ -8,6 +8,7 @@ Under torchrun, srun or submitit nothing is launched.
 """
 
 import atexit
+import logging
 import math
 import os
 import signal
@@ -17,8 +18,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed
@@ -31,6 +34,10 @@ from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.experiment.command import ERROR_FILE, RanksFailed
 from mdm_lightning.training.checkpointing import PREEMPTED, LastCheckpoint
 
+log = logging.getLogger(__name__)
+
+MEETING = timedelta(minutes=10)  # within which all processes must have come
+
 SECONDS_TO_STOP = 60  # for the other ranks, once one has failed: a busy machine may take long to end them
 
 # How a collective fails on the ranks that did nothing wrong.
@@ -41,8 +48,13 @@ def local_ranks(trainer: DictConfig) -> int:
     """Processes that a trainer config asks for on this machine.
 
     Raises:
-        UserError: it asks for devices that do not exist.
+        UserError: it asks for devices that do not exist, or for machines on which nobody has started anything.
     """
+    if trainer.num_nodes > 1 and not ranks_exist():
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes}, but nothing here knows of other machines: start the same command "
+            f"on each of them, by torchrun --nnodes={trainer.num_nodes} --rdzv-endpoint=HOST:PORT ... or srun"
+        )
     gpus = torch.cuda.device_count()
     on_gpu = trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and gpus > 0)
     available = gpus if on_gpu else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -78,8 +90,12 @@ def ranks_exist() -> bool:
 def join_ranks(*, progress: bool) -> Processes:
     """This process and its peers, as torchrun, srun or ``launch_ranks`` started them.
 
-    They talk over gloo, whatever the device: only results are exchanged. The time limit is long, because ranks may have
-    unequal work; a peer that dies is noticed by its broken connection, not by the clock.
+    They talk over gloo, whatever the device: only results are exchanged. All must have come within ``MEETING``. From
+    then on the time limit is long, because ranks may have unequal work; a peer that dies is noticed by its broken
+    connection, not by the clock.
+
+    Raises:
+        UserError: some have not come.
     """
     slurm = SLURMEnvironment() if "RANK" not in os.environ and SLURMEnvironment.detect() else None
     if slurm is not None:
@@ -88,13 +104,29 @@ def join_ranks(*, progress: bool) -> Processes:
     else:
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         meeting_point = "env://"
-    if size > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(
-            "gloo", init_method=meeting_point, rank=rank, world_size=size, timeout=timedelta(days=7)
-        )
+    if size == 1:
+        return Processes(rank, size, progress=progress)
+    if not torch.distributed.is_initialized():
+        where = meeting_point.removeprefix("tcp://")
+        where = ":".join(os.environ.get(f"MASTER_{part}", "?") for part in ("ADDR", "PORT")) if slurm is None else where
+        if rank == 0 and ERROR_FILE not in os.environ:  # ranks of our own are there, or their launcher says why not
+            log.info("waiting for all %d processes to meet at %s, for %s at most", size, where, MEETING)
+        try:
+            torch.distributed.init_process_group(
+                "gloo", init_method=meeting_point, rank=rank, world_size=size, timeout=MEETING
+            )
+        except torch.distributed.DistError as error:
+            raise UserError(
+                f"not all of {size} processes have come to {where} within {MEETING}: are they all running?"
+            ) from error
         # Its threads, left running, may abort an interpreter that is about to exit.
         atexit.register(torch.distributed.destroy_process_group)
-    return Processes(rank, size, progress=progress)
+    return Processes(rank, size, progress=progress, group=_patient_group())
+
+
+@cache
+def _patient_group() -> Any:
+    return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=7))
 
 
 def launch_ranks(ranks: int, arguments: Sequence[str]) -> None:

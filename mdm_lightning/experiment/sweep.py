@@ -4,12 +4,13 @@ Hydra runs the cells (see sweep_cell); this module decides which, keeps sweeps f
 builds the report.
 """
 
+import difflib
 import logging
 import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.data.atomic import write_atomically
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import Prepares
+from mdm_lightning.evaluation.base import Evaluation, Judges, NotApplicable, Prepares, Subject
 from mdm_lightning.evaluation.processes import Processes
-from mdm_lightning.experiment.command import ERROR_FILE
+from mdm_lightning.experiment.command import ERROR_FILE, explain
 from mdm_lightning.experiment.evaluate import build_evaluations
 from mdm_lightning.experiment.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
 from mdm_lightning.experiment.origin import Oracle, Origin, choose_origin, find_origin, needs_checkpoint
@@ -112,16 +113,16 @@ def _run(plan: SweepPlan, config: DictConfig, origin: Origin, main: Main, proces
     output = Path(config.sweep.dir).resolve()
     with processes.together():
         evaluations = build_evaluations(config.evaluation)  # what cannot be built fails now, and once
+        refuse_metric(evaluations.values(), config.sweep.metric)
         if processes.first:
             _register(output, config, origin)
     in_this_process = "BasicLauncher" in config.hydra.launcher._target_
     if in_this_process:
         subject = sweep_subject(config)
-        if not any(axis.key_or_group.startswith("evaluation") for axis in plan.axes):
-            with processes.together():  # and so does what cannot be had
-                for evaluation in evaluations.values():
-                    if isinstance(evaluation, Prepares):
-                        evaluation.prepare(subject)
+        if not any(axis.key_or_group.startswith(("evaluation", "judge")) for axis in plan.axes):
+            with processes.together(explain):  # and so does what cannot be had
+                suited = prepare_evaluations(evaluations.values(), subject)
+                refuse_metric(suited, config.sweep.metric)
     grid = plan.grid()
     if processes.first and in_this_process and config.trainer.enable_progress_bar:
         PROGRESS.start(plan.cells(grid))
@@ -135,6 +136,41 @@ def _run(plan: SweepPlan, config: DictConfig, origin: Origin, main: Main, proces
         PROGRESS.close()
     if processes.first:
         _conclude(output)
+
+
+def prepare_evaluations(evaluations: Iterable[Evaluation], subject: Subject) -> list[Evaluation]:
+    """Those that suit the subject, with what they need.
+
+    Raises:
+        NotApplicable: none does.
+        UserError: something that one of them needs cannot be had.
+    """
+    suited, unsuited = [], []
+    for evaluation in evaluations:
+        try:
+            if isinstance(evaluation, Prepares):
+                evaluation.prepare(subject)
+            suited.append(evaluation)
+        except NotApplicable as error:
+            unsuited.append(error)
+    if unsuited and not suited:
+        raise unsuited[0]
+    return suited
+
+
+def refuse_metric(evaluations: Iterable[Evaluation], metric: str | None) -> None:
+    """Raises:
+    UserError: none of the evaluations has this metric, or it does not say which way is better; nothing where one of
+        them does not know its metrics beforehand.
+    """
+    known = [evaluation.judging if isinstance(evaluation, Judges) else None for evaluation in evaluations]
+    if metric is None or None in known:
+        return
+    names = [name for part in known for name in part or ()]
+    if metric not in names:
+        near = difflib.get_close_matches(metric, names, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"sweep.metric={metric} does not judge this sweep's cells (here: {', '.join(names)}){meant}")
 
 
 def _multirun(runs: Sequence[Sequence[str]], plan: SweepPlan, main: Main) -> None:

@@ -51,7 +51,8 @@ def run_cell(config: DictConfig) -> float:
     that is finished already is not run again.
 
     Raises:
-        NotApplicable: the evaluation does not suit the data, so that no cell could succeed.
+        NotApplicable: the evaluation does not suit the data, or nothing that it measures is what the sweep is to be
+            judged by, so that no cell could succeed.
     """
     started, ignored = time.perf_counter(), ignored_options(config)
     config = neutral(config, ignored)
@@ -62,6 +63,9 @@ def run_cell(config: DictConfig) -> float:
         cell.write(folder)
         _log(config, cell)
     row = next(iter(judging_rows(cell.rows, config.sweep.metric)), None)
+    if row is None and cell.finished and config.sweep.metric is not None:
+        known = ", ".join(dict.fromkeys(found.metric for found in judging_rows(cell.rows, None))) or "none"
+        raise NotApplicable(f"sweep.metric={config.sweep.metric} does not judge this sweep's cells (here: {known})")
     PROGRESS.advance(cell, row)
     # The first process's, so that a search goes the same way on all of them.
     return subject.processes.exchange(_worst() if row is None else row.value)[0]
