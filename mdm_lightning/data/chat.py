@@ -1,20 +1,27 @@
 """Chats as text: a tokenizer's chat template, rendered as `transformers` renders it."""
 
+import atexit
 import json
+import os
+import subprocess
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from functools import lru_cache
-
-from jinja2 import Template, TemplateError, nodes
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+from threading import Lock
+from typing import Any
 
 from mdm_lightning.data.tokenizer import Tokenizer
 from mdm_lightning.errors import UserError
+
+SECONDS = 10.0
+"""Processor time that a template may take for a chat; a good one takes a thousandth of a second."""
+
+MOST = 100_000
+"""Characters that a template may add to a chat, besides repeating it ten times."""
+
+_PROGRAM = (
+    "import json, sys; sys.path = json.loads(sys.argv[1]); from mdm_lightning.data.chat_template import serve; serve()"
+)
 
 
 def render_chat(
@@ -22,15 +29,16 @@ def render_chat(
 ) -> str:
     """The text of a chat; `tokenizer.encode(text, special=True)` gives the ids that a model was trained on.
 
-    The template came with a model and is not trusted: it runs in Jinja's sandbox and sees nothing but the messages,
-    `add_generation_prompt` and the names of the tokenizer's special tokens.
+    The template came with a model and is not trusted: it runs in Jinja's sandbox, in a process of its own with limits
+    on time and memory (`chat_template.py`), and sees nothing but the messages, `add_generation_prompt` and the names of
+    the tokenizer's special tokens.
 
     Args:
         messages: each with its "role" (system, user, assistant) and "content", oldest first.
         add_generation_prompt: end with what opens the assistant's next message.
 
     Raises:
-        UserError: the tokenizer has no template, or its template is faulty or refuses these messages.
+        UserError: the tokenizer has no template, or its template is faulty, refuses these messages or does not end.
     """
     if tokenizer.chat_template is None:
         raise UserError(
@@ -42,82 +50,75 @@ def render_chat(
     for number, message in enumerate(plain, start=1):
         if not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise UserError(f"message {number} of the chat lacks a role or a content that is text; give it both")
-    try:
-        return _compile(tokenizer.chat_template).render(
-            messages=plain,
-            tools=None,
-            documents=None,
-            add_generation_prompt=add_generation_prompt,
-            **tokenizer.special_names,
+    values = {
+        "messages": plain,
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+        **tokenizer.special_names,
+    }
+    most = MOST + 10 * sum(len(str(value)) for message in plain for value in message.values())
+    request = {"template": tokenizer.chat_template, "values": values, "seconds": SECONDS, "most": most}
+    answer = _ask(json.dumps(request))
+    if "text" in answer:
+        return answer["text"]
+    reason = textwrap.shorten(answer["failure"], 300, placeholder=" ...")
+    raise UserError(f"the tokenizer's chat template fails on this chat ({reason}); correct one of them")
+
+
+class _Renderer:
+    """A process that renders, for as long as this one lives."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-I", "-c", _PROGRAM, json.dumps(sys.path)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=-1
         )
-    # Whatever Python raises in somebody else's program.
-    except Exception as error:
-        reason = textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")
-        raise UserError(f"the tokenizer's chat template fails on this chat ({reason}); correct one of them") from error
+
+    def ask(self, request: bytes) -> bytes:
+        """The answer; empty if the process has ended."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(request)
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return b""
+        return self.process.stdout.readline()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.communicate()
 
 
-# Also because of the thousands of prompts of a benchmark.
-@lru_cache(maxsize=8)
-def _compile(template: str) -> Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals.update(
-        raise_exception=_raise_exception, strftime_now=_strftime_now, dict=_new_dict, namespace=_Namespace
-    )
-    return environment.from_string(template)
+_renderer: _Renderer | None = None
+_lock = Lock()
 
 
-class _Generation(Extension):
-    """`{% generation %}` encloses what the assistant says, for trainers that want to know the place: a mere scope."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
-
-
-class _Namespace(Namespace):
-    """Jinja's `namespace` without names that have a meaning to Python, by which the sandbox could be left."""
-
-    def __init__(*args, **values) -> None:
-        self, *given = args
-        values = dict(*given, **values)
-        for name in values:
-            _refuse_private(name)
-        Namespace.__init__(self, values)
-
-    def __setitem__(self, name: str, value: object) -> None:
-        _refuse_private(name)
-        super().__setitem__(name, value)
+def _ask(request: str) -> dict[str, Any]:
+    """One request at a time, by whichever thread."""
+    global _renderer
+    with _lock:
+        if _renderer is None:
+            _renderer = _Renderer()
+        answer = _renderer.ask(request.encode() + b"\n")
+        if not answer.endswith(b"\n"):
+            _renderer.stop()
+            _renderer = None
+            return {"failure": f"it takes more than {SECONDS:g} s, or more memory than there is"}
+    return json.loads(answer)
 
 
-def _refuse_private(name: object) -> None:
-    if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"a namespace cannot have a {name}")
+def _forget() -> None:
+    """In a process that was forked: the renderer is the other one's."""
+    global _renderer, _lock
+    _renderer, _lock = None, Lock()
 
 
-def _new_dict(*args, **values) -> dict:
-    # The type itself would offer methods that change the dictionaries that they are given.
-    return dict(*args, **values)
+def _stop() -> None:
+    if _renderer is not None:
+        _renderer.stop()
 
 
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes for HTML.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
+os.register_at_fork(after_in_child=_forget)
+atexit.register(_stop)

@@ -1,9 +1,12 @@
 import json
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from mdm_lightning.data import chat
 from mdm_lightning.data.chat import render_chat
 from mdm_lightning.data.tokenizer import Tokenizer, from_characters
 from mdm_lightning.errors import UserError
@@ -119,12 +122,12 @@ def test_date():
     ],
 )
 def test_bad_templates_are_told_in_one_line(template, message):
-    chat = [dict(entry) for entry in CHAT]
+    messages = [dict(entry) for entry in CHAT]
     with pytest.raises(UserError, match=message) as caught:
-        render_chat(speaking(template), chat)
+        render_chat(speaking(template), messages)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
-    assert chat == CHAT
+    assert messages == CHAT
 
 
 @pytest.mark.parametrize("bad", [{"role": "user"}, {"content": "x"}, {"role": "user", "content": None}, {}])
@@ -166,3 +169,68 @@ def test_published_template_does_not_survive_saving(beside, tmp_path):
     del state["chat_template"]
     Tokenizer.from_state(state).save(folder)
     assert Tokenizer.load(folder).chat_template is None
+
+
+ENDLESS = {
+    "loops": (
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
+        "{% endfor %}{% endfor %}{% endfor %}"
+    ),
+    "a number": "{{ 10 ** (10 ** 10) }}",
+    "a long text": "{{ 'x' * 10 ** 12 }}",
+    "a text that grows": (
+        "{% set ns = namespace(x='x') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}"
+    ),
+    "a list that grows": (
+        "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}"
+    ),
+    "a macro that calls itself twice": (
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}"
+    ),
+    "a filter": "{{ 'x' | center(10 ** 11) }}",
+    "a format": "{{ '%999999999999d' % 1 }}{{ '{:999999999999}'.format(1) }}",
+    "a method": "{{ 'x'.ljust(10 ** 11) }}",
+    "replacements": (
+        "{% set ns = namespace(x='xx') %}{% for i in range(99) %}{% set ns.x = ns.x.replace('x', ns.x) %}{% endfor %}"
+    ),
+    "much text": "{% for i in range(99999) %}{{ 'xxxxxxxxxx' }}{% endfor %}",
+    "much text in an error": "{{ raise_exception('x' * 10 ** 8) }}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("template", ENDLESS.values(), ids=ENDLESS)
+def test_templates_end(template, monkeypatch):
+    """Within limits on processor time, memory and output; the next chat is rendered as if nothing had been."""
+    monkeypatch.setattr(chat, "SECONDS", 0.5)
+    with pytest.raises(UserError, match="the tokenizer's chat template fails on this chat") as caught:
+        render_chat(speaking(template), CHAT)
+    assert len(str(caught.value)) < 500
+    assert render_chat(speaking("{{ messages[0].role }}"), CHAT) == "system"
+
+
+def test_long_chats_have_room():
+    long = [{"role": "user", "content": "x" * 10**6}]
+    assert len(render_chat(speaking("{{ messages[0].content * 5 }}"), long)) == 5 * 10**6
+
+
+def test_threads_and_forked_processes_render(monkeypatch):
+    """One renderer for the threads of a process, another for a process that is forked from it."""
+    tokenizer = speaking("{{ messages[0].content }}")
+
+    def rendered(number: int) -> str:
+        return render_chat(tokenizer, [{"role": "user", "content": str(number)}])
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(rendered, range(40))) == [str(number) for number in range(40)]
+    with multiprocessing.get_context("fork").Pool(2) as processes:
+        found = processes.map(_process_and_text, [(tokenizer, number) for number in range(8)])
+    assert [text for _, text in found] == [str(number) for number in range(8)]
+    assert chat._renderer is not None
+    assert chat._renderer.process.pid not in {renderer for renderer, _ in found}
+
+
+def _process_and_text(work: tuple[Tokenizer, int]) -> tuple[int, str]:
+    tokenizer, number = work
+    text = render_chat(tokenizer, [{"role": "user", "content": str(number)}])
+    assert chat._renderer is not None
+    return chat._renderer.process.pid, text
