@@ -1,5 +1,9 @@
 """Evaluate a checkpoint: `python evaluate.py ckpt=last`; `python evaluate.py --help`."""
 
+from mdm_lightning.stopping import prepare_to_stop
+
+prepare_to_stop()  # the imports below take seconds
+
 import hydra
 from omegaconf import DictConfig
 

@@ -1,5 +1,9 @@
 """Sweep mask schedules against step budgets: `python sweep.py ckpt=last`; `python sweep.py --help`."""
 
+from mdm_lightning.stopping import prepare_to_stop
+
+prepare_to_stop()  # the imports below take seconds
+
 import sys
 from pathlib import Path
 

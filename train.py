@@ -1,12 +1,16 @@
 """Train a masked diffusion language model: `python train.py --help`."""
 
+from mdm_lightning.stopping import prepare_to_stop
+
+prepare_to_stop()  # the imports below take seconds
+
 import sys
 
 import hydra
 from omegaconf import DictConfig
 
 from mdm_lightning.experiment.command import run_command, single_job
-from mdm_lightning.experiment.start import continue_in_place
+from mdm_lightning.experiment.resume import continue_in_place
 from mdm_lightning.experiment.train import train
 
 

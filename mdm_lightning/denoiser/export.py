@@ -1,10 +1,11 @@
 """Writing a denoiser as it is published: weights, configuration, tokenizer, and a model card with what was measured."""
 
+import glob
 import inspect
 import json
 import logging
+import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from mdm_lightning.errors import UserError
 logging.getLogger(inspect.getfile(save_torch_state_dict)).setLevel(logging.WARNING)
 
 SHARD = "5GB"  # largest file of weights, as on the hub
+UNFINISHED = ".unfinished-export"  # ends the name of the folder in which an export is made
 
 
 @dataclass(frozen=True)
@@ -94,27 +96,55 @@ def write_published(
     }
     if not layout.files:
         texts |= {"tokenizer.json": content, "tokenizer_config.json": json.dumps(special | length, indent=2)}
+    folder = folder.resolve()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as name:
-            unfinished = Path(name)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        discard_unfinished(folder)
+        unfinished = folder.with_name(f".{folder.name}.{os.getpid()}{UNFINISHED}")
+        unfinished.mkdir()
+        try:
             save_torch_state_dict(_published_weights(denoiser, layout.family), unfinished, max_shard_size=SHARD)
             for file in layout.files:
                 shutil.copyfile(file, unfinished / file.name)
             for file_name, text in texts.items():
                 (unfinished / file_name).write_text(text, encoding="utf-8")
-            _replace(folder, unfinished)
+            _put_in_place(unfinished, folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
 
 
-def _replace(folder: Path, finished: Path) -> None:
-    """Moves the files of one folder into another, where no weights of before are left."""
-    for stale in (*folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")):
-        stale.unlink()
+def discard_unfinished(folder: Path) -> None:
+    """Removes what exports to a folder that were killed have left: beside it, and, of earlier versions, in it."""
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*{UNFINISHED}"):
+        if not _is_running(leftover.name.removesuffix(UNFINISHED).rpartition(".")[2]):
+            shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in folder.glob(".export-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _put_in_place(finished: Path, folder: Path) -> None:
+    """Gives the finished folder its name, at once; one that holds something gets the files, and loses its weights."""
     mode = (finished / CONFIG).stat().st_mode  # the weights' file is readable for its owner only
     for path in finished.iterdir():
         path.chmod(mode)
+    if not folder.exists() or not any(folder.iterdir()):
+        finished.replace(folder)
+        return
+    for stale in (*folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")):
+        stale.unlink()
+    for path in finished.iterdir():
         shutil.move(path, folder / path.name)
 
 

@@ -2,6 +2,8 @@
 
 import functools
 import os
+import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mdm_lightning.errors import UserError
+from mdm_lightning.experiment.folders import discard_new
+from mdm_lightning.stopping import Stopped, ignore_signals, raise_on_signals
 from mdm_lightning.training.checkpointing import PREEMPTED, Preempted
 
 T = TypeVar("T")
@@ -31,10 +35,13 @@ class RanksFailed(UserError):
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Runs a Hydra main function and exits: 0 done, 1 error, 75 preempted and resumable, 130 interrupted.
+    """Runs a Hydra main function and exits: 0 done, 1 error, 75 preempted and resumable, 130 (Ctrl-C), 138 (SIGUSR1) or
+    143 (SIGTERM) stopped with nothing to go on with.
 
-    An error is one line on standard error; ``debug=true`` on the command line shows the traceback as well.
+    An error is one line on standard error; ``debug=true`` on the command line shows the traceback as well. A command
+    that came to nothing leaves no folder behind.
     """
+    raise_on_signals()
     # Hydra prints and swallows exceptions unless told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     _exit_with_one_line(main)
@@ -57,15 +64,23 @@ def _exit_with_one_line(action: Callable[[], T]) -> T:
     try:
         return action()
     except Preempted as stop:
-        _leave(f"{stop}; resume with ckpt={stop.checkpoint.parent.parent}", PREEMPTED)
+        _leave(f"{stop}; resume with {_override('ckpt', stop.checkpoint.parent.parent)}", PREEMPTED)
     except RanksFailed as failure:
         _leave(str(failure), failure.status)
-    except KeyboardInterrupt:
-        _leave("interrupted", 130)
+    except Stopped as stop:
+        _leave(str(stop), stop.status)
     except Exception as error:
         if debug:
             traceback.print_exc()
         _leave(f"error: {explain(error)}" + ("" if debug else _hint(error)), 1)
+
+
+def _override(key: str, path: Path) -> str:
+    """An override as it can be typed: a path that is more than a plain word is quoted for Hydra and for the shell."""
+    if re.fullmatch(r"[\w./-]+", str(path)):
+        return f"{key}={path}"
+    quoted = f"{key}='{path}'"
+    return shlex.quote(quoted) if re.search(r'["$`\\!]', quoted) else f'"{quoted}"'
 
 
 def explain(error: BaseException) -> str:
@@ -89,6 +104,8 @@ def _hint(error: BaseException) -> str:
 
 
 def _leave(message: str, status: int) -> NoReturn:
+    ignore_signals()
+    discard_new()
     rank = os.environ.get("RANK", "0")
     if ERROR_FILE in os.environ:
         # The process that launched this rank prints what the first one to fail has to say, once.

@@ -9,7 +9,7 @@ from mdm_lightning.data.hub import TOKENIZER_FILES, has_tokenizer
 from mdm_lightning.data.source import Source
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.dit import DiT
-from mdm_lightning.denoiser.export import Layout, mdlm_layout, write_published
+from mdm_lightning.denoiser.export import Layout, discard_unfinished, mdlm_layout, write_published
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row, Subject
 from mdm_lightning.experiment.origin import Origin
@@ -38,11 +38,12 @@ def choose_layout(denoiser: Denoiser, origin: Origin) -> Layout:
 
 
 def refuse_occupied(folder: Path) -> None:
-    """An export replaces nothing: other runs may depend on the model that is there.
+    """An export replaces nothing but what one that was killed has left: other runs may depend on the model there.
 
     Raises:
         UserError: the folder holds something.
     """
+    discard_unfinished(folder.resolve())
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"export={folder} is not empty, and might hold another model: choose a new folder")
 

@@ -32,7 +32,8 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.experiment.command import ERROR_FILE, RanksFailed
-from mdm_lightning.training.checkpointing import PREEMPTED, LastCheckpoint
+from mdm_lightning.stopping import LAUNCHER, SIGNALS
+from mdm_lightning.training.checkpointing import PREEMPTED
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,16 @@ def ranks_exist() -> bool:
     return "RANK" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ or SLURMEnvironment.detect()
 
 
+def first_rank() -> bool:
+    """Whether this process is the first of its peers, or has none."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+
+
+def leads() -> bool:
+    """Whether this process answers for the command: it launches the ranks, or is the first that somebody else did."""
+    return first_rank() and ERROR_FILE not in os.environ
+
+
 def join_ranks(*, progress: bool) -> Processes:
     """This process and its peers, as torchrun, srun or ``launch_ranks`` started them.
 
@@ -135,7 +146,8 @@ def launch_ranks(ranks: int, arguments: Sequence[str]) -> None:
     The arguments should name the output folder, so that all ranks agree on it.
 
     Signals are passed on to every rank, and the ranks decide what to do about them. When a rank fails, the others are
-    told to stop and, stuck in a collective as they may be, killed a little later.
+    told to stop and, stuck in a collective as they may be, killed a little later. When this process ends, however it
+    does, so do the ranks: they watch a pipe that nobody else can write to.
 
     Raises:
         RanksFailed: with the message and exit status of the rank that brought the others down.
@@ -144,13 +156,20 @@ def launch_ranks(ranks: int, arguments: Sequence[str]) -> None:
         errors = [Path(folder) / str(rank) for rank in range(ranks)]
         command = [sys.executable, sys.argv[0], *arguments]
         meeting = meeting_point()
+        theirs, ours = os.pipe()
         processes = [
             subprocess.Popen(
-                command, env=os.environ | _environment(rank, ranks, meeting.port) | {ERROR_FILE: str(errors[rank])}
+                command,
+                env=os.environ
+                | _environment(rank, ranks, meeting.port)
+                | {ERROR_FILE: str(errors[rank]), LAUNCHER: str(theirs)},
+                pass_fds=[theirs],
             )
             for rank in range(ranks)
         ]
         statuses = _wait(processes)
+        os.close(ours)
+        os.close(theirs)
         if not any(statuses):
             return
         raise _verdict(statuses, [error.read_text() if error.exists() else None for error in errors])
@@ -208,7 +227,7 @@ def _wait(processes: Sequence[subprocess.Popen]) -> list[int]:
             if process.poll() is None:
                 process.send_signal(number)
 
-    handlers = {number: signal.signal(number, pass_on) for number in LastCheckpoint.SIGNALS}
+    handlers = {number: signal.signal(number, pass_on) for number in SIGNALS}
     deadline = math.inf
     ended_here: set[int] = set()
     try:

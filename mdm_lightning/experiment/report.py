@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mdm_lightning.data.atomic import write_atomically
 from mdm_lightning.data.entropy import bigram_entropy, unigram_entropy
 from mdm_lightning.data.packing import Blocks
 from mdm_lightning.data.source import PreparedData, why_no_bits_per_byte
@@ -22,6 +23,14 @@ def corpus_entropies(data: PreparedData) -> dict[str, float]:
     return {"corpus/unigram_entropy": unigram_entropy(stream), "corpus/bigram_entropy": bigram_entropy(stream)}
 
 
+def results_step(run: Path) -> int | None:
+    """The optimizer step that a run's report is about; None if it has none."""
+    try:
+        return json.loads((run / RESULTS).read_text())["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 class TrainingReport:
     """Collects the results of a run, with averaged weights or not, writes them to ``results.json`` and prints them."""
 
@@ -35,7 +44,7 @@ class TrainingReport:
         """Keeps the metrics beside the checkpoints, for scripts."""
         finite = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
         content: dict[str, Any] = {"step": step, "data": self.data.name, "metrics": finite}
-        (self.folder / RESULTS).write_text(json.dumps(content, indent=1) + "\n")
+        write_atomically(self.folder / RESULTS, json.dumps(content, indent=1) + "\n")
 
     def text(self, values: dict[str, float], step: int, tokens: int, speed: float, samples: list[str]) -> str:
         """The report as printed.

@@ -1,7 +1,8 @@
 """Run folders and the checkpoints in them: finding, describing, and refusing what does not fit."""
 
+import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Run:
         fingerprint: of the checkpoint's contents.
         base: the published model that the run began with, if it did.
         shapes: of the denoiser's stored weights, by name.
+        choices: of configuration groups, as they were typed; None if that is not known.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Run:
     fingerprint: str
     base: Mapping[str, str] | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    choices: Sequence[str] | None = None
 
     @property
     def name(self) -> str:
@@ -124,6 +127,7 @@ def describe(path: Path) -> Run:
             for name, value in checkpoint["state_dict"].items()
             if name.startswith(DENOISER)
         },
+        choices=known.get("choices"),
     )
 
 
@@ -172,45 +176,47 @@ def _contents(path: Path) -> str:
 
 
 def metadata(
-    config: Mapping[str, Any], tokenizer: Tokenizer, data: str, base: Mapping[str, str] | None
+    config: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    data: str,
+    base: Mapping[str, str] | None,
+    choices: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What every checkpoint of a run carries: enough to use it without its run folder."""
     return {
         "base": None if base is None else dict(base),
         "config": dict(config),
+        "choices": list(choices),
         "tokenizer": tokenizer.fingerprint,
         "tokenizer_state": tokenizer.state(),
         "data": data,
     }
 
 
-def refuse_misfits(run: Run, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Refuses to load weights into another architecture or to feed them another tokenizer's ids.
+def refuse_occupied(folder: Path, going_on: Path | None) -> None:
+    """Nothing is trained over a run that is there.
+
+    Args:
+        going_on: the checkpoint from which this folder's run goes on; None if none does.
 
     Raises:
-        UserError: naming what differs.
+        UserError: there is another one.
     """
-    missing = object()
-    for group in ("model", "adapter"):
-        theirs, ours = (side.get(group) or {} for side in (run.config, config))
-        keys = (theirs.keys() | ours.keys()) - INCIDENTAL
-        differ = sorted(key for key in keys if theirs.get(key, missing) != ours.get(key, missing))
-        if differ and group in run.config:  # runs of before there were adapters say nothing of them
-            listed = ", ".join(f"{group}.{key} is {theirs.get(key)} there, {ours.get(key)} here" for key in differ)
-            raise UserError(f"{run.path} is of another architecture: {listed}")
-    sharded, was_sharded = (isinstance(side["trainer"].get("strategy"), Mapping) for side in (config, run.config))
-    if sharded and not was_sharded:
-        raise UserError(
-            f"{run.path} was not sharded, and the state of its optimizer cannot be now: go on without trainer=fsdp"
-        )
-    if run.tokenizer != tokenizer.fingerprint:
-        raise UserError(
-            f"{run.path} was trained with another tokenizer ({run.tokenizer}, here {tokenizer.fingerprint}): "
-            "use the tokenizer= and data= of that run"
-        )
+    last = folder / CHECKPOINTS / LAST
+    if going_on == last:
+        return
+    if (folder / CONFIG).exists() or any((folder / CHECKPOINTS).glob("*.ckpt")):
+        raise UserError(f"{folder} holds a run: go on with it by ckpt=auto, or choose another run_dir=")
 
 
 def save_run(folder: Path, config: DictConfig, tokenizer: Tokenizer) -> None:
     """Makes the run folder self-contained: the resolved configuration and the tokenizer."""
     (folder / CONFIG).write_text(OmegaConf.to_yaml(config, resolve=True))
     tokenizer.save(folder / TOKENIZER)
+
+
+def discard_beginning(folder: Path) -> None:
+    """Removes what a run that never took a step has written."""
+    shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
+    for path in (folder / CONFIG, folder / "hparams.yaml", *folder.glob("events.out.tfevents.*")):
+        path.unlink(missing_ok=True)

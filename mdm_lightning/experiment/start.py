@@ -29,7 +29,7 @@ from mdm_lightning.experiment.runs import (
     describe,
     find_checkpoint,
 )
-from mdm_lightning.experiment.stored_config import build, check
+from mdm_lightning.experiment.stored_config import build
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +55,16 @@ class Start:
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer that comes with a published model; None where ``tokenizer=`` chooses."""
+        """The tokenizer that comes with a run or a published model; None where ``tokenizer=`` chooses."""
         if self.published is not None:
             return self.published.tokenizer
-        return None if self.base is None or self.resumed is None else Tokenizer.from_state(self.resumed.tokenizer_state)
+        return None if self.resumed is None else Tokenizer.from_state(self.resumed.tokenizer_state)
 
     @property
     def sizes(self) -> Mapping[str, Any]:
-        """Those settings of ``model=`` that a published model decides; empty without one."""
-        if self.resumed is not None:
-            return {} if self.base is None else self.resumed.config["model"]
-        if self.published is None:
+        """Those settings of ``model=`` that a published model decides; empty without one, and for a run that has its
+        own."""
+        if self.published is None or self.resumed is not None:
             return {}
         kind = self.published.model.family.denoiser
         return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **self.published.arguments}
@@ -136,44 +135,24 @@ def open_base(run: Run) -> Published:
     return published
 
 
-def continue_in_place(arguments: list[str]) -> list[str]:
-    """Command-line arguments, extended so that ``ckpt=last`` or a run's last checkpoint goes on in its own folder.
-
-    Hydra must know the output folder before it reads the configuration. Another checkpoint than the last (the best,
-    say) starts a new folder: what came after it is not overwritten.
-    """
-    values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    ckpt = values.get("ckpt", "").strip("'\"")
-    multirun = {"-m", "--multirun"} & set(arguments)
-    placed = "run_dir" in values or "hydra.run.dir" in values
-    if ckpt in ("", "null", "auto") or placed or multirun or names_published(ckpt):
-        return arguments
-    path = find_checkpoint(ckpt, RUNS).resolve()
-    rest = [argument for argument in arguments if not argument.startswith("ckpt=")]
-    place = [f"run_dir='{path.parent.parent}'"] if path.name == LAST and path.parent.name == CHECKPOINTS else []
-    return [*rest, f"ckpt='{path}'", *place]
-
-
 def adopt_sizes(config: DictConfig, start: Start, overrides: list[str]) -> None:
-    """Gives ``model`` of the configuration the sizes of the published model, but for a shorter ``length``.
+    """Gives ``model`` of the configuration the sizes of a published model, but for a shorter ``length``.
 
     Args:
         overrides: of the command line, which may not ask for other sizes.
 
     Raises:
-        UserError: ``model=`` is of another architecture, or asks for what the published model has not; or a checkpoint
-            names something else than a denoiser.
+        UserError: ``model=`` is of another architecture, or asks for what the published model has not.
     """
     model, sizes = config.model, dict(start.sizes)
     if not sizes:
         return
-    check(sizes, Denoiser, config.ckpt)  # they may be a checkpoint's, and become part of what is built
     target = sizes.pop("_target_")
     if get_class(model._target_) is not get_class(target):
-        size = "" if start.published is None else f": choose model={start.published.model.family.size}"
+        assert start.published is not None
         raise UserError(
             f"ckpt={config.ckpt} is a {target.rpartition('.')[2]}, but model= chose a "
-            f"{model._target_.rpartition('.')[2]}{size}"
+            f"{model._target_.rpartition('.')[2]}: choose model={start.published.model.family.size}"
         )
     sizes["length"] = min(model.length, sizes["length"])
     for name, value in sizes.items():

@@ -128,7 +128,7 @@ def check_run(config: Any, origin: object) -> dict[str, Any]:
     Raises:
         UserError: it names something else.
     """
-    from mdm_lightning.training import dashboards, optimizer, schedule_watch, strategy  # they take seconds
+    from mdm_lightning.training import dashboards, loggers, optimizer, schedule_watch, strategy  # they take seconds
 
     kinds = (
         *PARTS,
@@ -136,7 +136,8 @@ def check_run(config: Any, origin: object) -> dict[str, Any]:
         *(timesteps.UniformTimes, timesteps.StratifiedTimes),
         *(Sampler, PlannedCount, AdaptiveCount, RevealOrder, TokenSampler, Blocks, Guidance),
         *(optimizer.AdamW, optimizer.Constant, optimizer.Cosine, optimizer.Linear),
-        *(dashboards.TensorBoard, strategy.FullySharded, schedule_watch.ScheduleWatch),
+        *(dashboards.TensorBoard, loggers.CsvLog, loggers.MlflowLog, loggers.WandbLog),
+        *(strategy.FullySharded, schedule_watch.ScheduleWatch),
     )
     copied = plain_copy(config, origin)
     if not isinstance(copied, dict):

@@ -10,12 +10,10 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,6 +23,7 @@ from mdm_lightning.evaluation.base import Evaluation, Judges, NotApplicable, Pre
 from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.experiment.command import ERROR_FILE, explain
 from mdm_lightning.experiment.evaluate import build_evaluations
+from mdm_lightning.experiment.folders import held
 from mdm_lightning.experiment.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
 from mdm_lightning.experiment.origin import Oracle, Origin, choose_origin, find_origin, needs_checkpoint
 from mdm_lightning.experiment.sweep_cell import sweep_subject
@@ -75,7 +74,7 @@ def sweep(arguments: Sequence[str], main: Main, conf: Path) -> None:
             raise UserError(
                 f"hydra/launcher= runs each cell in a process of its own: leave out trainer.devices={ranks}"
             )
-        with _locked(output):
+        with held(output, "sweep", "sweep.dir="):
             _register(output, config, origin)  # here, where the command is still as it was typed
             launch_ranks(ranks, [line(o) for o in (*plan.base, *plan.axes)])
         return
@@ -83,7 +82,7 @@ def sweep(arguments: Sequence[str], main: Main, conf: Path) -> None:
     if launched or not processes.first:
         _run(plan, config, origin, main, processes)
         return
-    with _locked(output):
+    with held(output, "sweep", "sweep.dir="):
         _run(plan, config, origin, main, processes)
 
 
@@ -253,22 +252,3 @@ def _conclude(output: Path) -> None:
             f"{len(done.failed)} of {len(done.cells)} cells failed ({cell.label}, {cell.steps} steps: {cell.error}); "
             f"the same command with sweep.dir={output} tries them again"
         )
-
-
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Holds a sweep folder's lock, which the operating system frees when its holder dies.
-
-    Raises:
-        UserError: another sweep holds it.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"another sweep is running in {output}: wait for it, or choose another sweep.dir=") from None
-    try:
-        yield
-    finally:
-        lock.release()

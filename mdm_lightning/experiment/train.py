@@ -2,14 +2,16 @@
 
 import logging
 import os
+import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 import lightning
 import torch
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer
@@ -21,10 +23,28 @@ from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.lora import Adapter
 from mdm_lightning.errors import UserError
 from mdm_lightning.experiment.callbacks import build_callbacks, build_loggers
-from mdm_lightning.experiment.launch import launch_ranks, local_ranks, ranks_exist, world_size
+from mdm_lightning.experiment.folders import held
+from mdm_lightning.experiment.launch import (
+    first_rank,
+    launch_ranks,
+    leads,
+    local_ranks,
+    ranks_exist,
+    world_size,
+)
 from mdm_lightning.experiment.precision import refuse_low_precision, stored_precision
-from mdm_lightning.experiment.report import TrainingReport, corpus_entropies
-from mdm_lightning.experiment.runs import metadata, refuse_misfits, save_run
+from mdm_lightning.experiment.report import TrainingReport, corpus_entropies, results_step
+from mdm_lightning.experiment.resume import changes, chosen_groups, refuse_changes, resumed_config
+from mdm_lightning.experiment.runs import (
+    CHECKPOINTS,
+    LAST,
+    Run,
+    discard_beginning,
+    metadata,
+    refuse_occupied,
+    save_run,
+)
+from mdm_lightning.experiment.slurm import requeue
 from mdm_lightning.experiment.start import (
     PublishedWeights,
     Start,
@@ -33,7 +53,8 @@ from mdm_lightning.experiment.start import (
     find_start,
     give_memory,
 )
-from mdm_lightning.training.checkpointing import AtomicCheckpointIO
+from mdm_lightning.stopping import Stopped
+from mdm_lightning.training.checkpointing import AtomicCheckpointIO, Preempted, discard_partial
 from mdm_lightning.training.dashboards import GeneratedText, TensorBoard
 from mdm_lightning.training.datamodule import MaskedDataModule, accumulation
 from mdm_lightning.training.module import MaskedDiffusion
@@ -49,35 +70,82 @@ def train(config: DictConfig) -> float | None:
     """Trains, and returns the final validation NELBO in nats per token (None in a process that launched the ranks).
 
     Raises:
-        UserError: something in the configuration, the data or the checkpoint does not fit.
+        UserError: something in the configuration, the data or the checkpoint does not fit, or the run folder is another
+            run's.
         Preempted: stopped by a signal; the state is saved.
+        Stopped: by a signal, when there was no state to save.
     """
+    output = Path(HydraConfig.get().runtime.output_dir).resolve()
+    if not leads():
+        return _train(config, output)
+    with held(output, "training", "run_dir="):
+        discard_partial(output / CHECKPOINTS)
+        return _train(config, output)
+
+
+def _train(config: DictConfig, output: Path) -> float | None:
     hydra = HydraConfig.get()
-    output = Path(hydra.runtime.output_dir).resolve()
-    ranks = local_ranks(config.trainer)
-    world = world_size(config.trainer, ranks)
-    accumulate = accumulation(config.training.global_batch_size, config.training.batch_size, world)
-    refuse_low_precision(config.trainer)
     start = find_start(config.ckpt, output, config.tokenizer)
-    adopt_sizes(config, start, hydra.overrides.task)
-    resumed = start.resumed
-    if resumed is not None and resumed.step >= config.trainer.max_steps:
-        raise UserError(
-            f"{resumed.path} has already taken its {resumed.step} steps: raise trainer.max_steps to train on"
-        )
+    choices = chosen_groups(hydra, start.resumed)
+    if start.resumed is not None:
+        config = _go_on(config, start.resumed, hydra)
+    else:
+        adopt_sizes(config, start, hydra.overrides.task)
+    if leads() and config.ckpt != "auto" and (start.resumed is not None or start.published is None):
+        refuse_occupied(output, start.resumed and start.resumed.path)
+    ranks = local_ranks(config.trainer)
+    accumulation(config.training.global_batch_size, config.training.batch_size, world_size(config.trainer, ranks))
+    refuse_low_precision(config.trainer)
     if ranks > 1 and not ranks_exist():
         launch_ranks(ranks, [*hydra.overrides.task, f"hydra.run.dir='{output}'"])
         return None
+    try:
+        return _fit(config, start, choices, output)
+    except Stopped as stop:  # before training or after it, when nothing is left to save
+        last = output / CHECKPOINTS / LAST
+        if stop.number == signal.SIGINT:
+            raise
+        if first_rank():
+            requeue()
+        if last.is_file():
+            raise Preempted(last) from stop
+        raise
+
+
+def _go_on(today: DictConfig, run: Run, hydra: HydraConf) -> DictConfig:
+    """The configuration with which a run goes on, which is said to be so where it is another than before.
+
+    Raises:
+        UserError: something is to change that cannot, or there is nothing left to do.
+    """
+    config = resumed_config(today, run, hydra)
+    refuse_changes(run, config)
+    if leads():
+        for key, (before, now) in changes(run, config).items():
+            log.info("%s: %s -> %s", key, before, now)
+    steps = config.trainer.max_steps
+    if run.step > steps or (run.step == steps and results_step(run.path.parent.parent) == steps):
+        raise UserError(f"{run.path} has already taken its {run.step} steps: raise trainer.max_steps to train on")
+    return config
+
+
+def _fit(config: DictConfig, start: Start, choices: Sequence[str], output: Path) -> float:
     _quieten()
+    world = world_size(config.trainer, local_ranks(config.trainer))
+    accumulate = accumulation(config.training.global_batch_size, config.training.batch_size, world)
+    resumed = start.resumed
+    # A run that was stopped between its last step and its report has only the validation left to do.
+    ended = resumed is not None and resumed.step == config.trainer.max_steps
     lightning.seed_everything(config.seed, verbose=False)
     tokenizer = instantiate(config.tokenizer)
     if start.tokenizer is not None and not isinstance(tokenizer, FromTask):
         tokenizer = Given(start.tokenizer)
     data = instantiate(config.data).prepare(tokenizer, Path(config.cache_dir))
-    module = _build_module(config, data, start)
+    module = _build_module(config, data, start, choices)
     report = TrainingReport(output, data, averaged=config.training.ema is not None)
     trainer: Trainer = instantiate(
         config.trainer,
+        max_steps=config.trainer.max_steps + ended,  # or Lightning would do nothing at all
         accumulate_grad_batches=accumulate,
         val_check_interval=config.training.validate_every * accumulate,
         callbacks=build_callbacks(
@@ -88,8 +156,9 @@ def train(config: DictConfig) -> float | None:
             output,
             seed=config.seed,
             progress_bar=config.trainer.enable_progress_bar,
+            ended=ended,
         ),
-        logger=build_loggers(config.logger, resumed and resumed.step),
+        logger=build_loggers(config.logger, 0 if resumed is None else resumed.step),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(output),
     )
@@ -100,15 +169,21 @@ def train(config: DictConfig) -> float | None:
     if trainer.is_global_zero:
         save_run(output, config, data.tokenizer)
         _announce(module, data, config, accumulate, world)
-    trainer.fit(module, _build_datamodule(config, data), ckpt_path=resumed and str(resumed.path), weights_only=True)
+    try:
+        trainer.fit(module, _build_datamodule(config, data), ckpt_path=resumed and str(resumed.path), weights_only=True)
+    except BaseException:
+        if trainer.is_global_zero and trainer.global_step == 0:
+            discard_beginning(output)
+        raise
     return _conclude(trainer, config, report)
 
 
-def _build_module(config: DictConfig, data: PreparedData, start: Start) -> MaskedDiffusion:
+def _build_module(config: DictConfig, data: PreparedData, start: Start, choices: Sequence[str]) -> MaskedDiffusion:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
     resumed = start.resumed
     if resumed is not None:
-        refuse_misfits(resumed, plain, data.tokenizer)
+        if resumed.tokenizer != data.tokenizer.fingerprint:
+            raise UserError(f"{resumed.path} was trained with another tokenizer than that of data={data.name}")
         log.info("resuming from %s at step %d", resumed.path, resumed.step)
         if resumed.data != data.fingerprint:
             log.warning("the data differ from those of %s: training goes on, in another order", resumed.path)
@@ -124,7 +199,7 @@ def _build_module(config: DictConfig, data: PreparedData, start: Start) -> Maske
         instantiate(config.lr_schedule),
         compile=config.training.compile,
         fill=fill,
-        metadata=metadata(plain, data.tokenizer, data.fingerprint, start.base),
+        metadata=metadata(plain, data.tokenizer, data.fingerprint, start.base, choices),
     )
 
 
@@ -176,12 +251,13 @@ def _conclude(trainer: Trainer, config: DictConfig, report: TrainingReport) -> f
     if trainer.is_global_zero:
         values = final | corpus_entropies(report.data)
         step = trainer.global_step
-        report.write(values, step)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.log_final(_hparams(config), final, step)
             else:
                 logger.log_hyperparams(_hparams(config))
+                logger.save()
+        report.write(values, step)  # last: it says that nothing is left to do
         tokens = step * config.training.global_batch_size * report.data.length
         print(report.text(values, step, tokens, median(speed.tokens_per_second or [0.0]), text.latest), flush=True)
     return final["val/loss"]
@@ -218,7 +294,7 @@ def _quieten() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*is not resumable.*",
-        ".*exists and is not empty.*",
+        "Checkpoint directory .* exists and is not empty.*",
         ".*sync_dist=True.*",
         ".*smaller than the logging interval.*",
         ".*LeafSpec.*",

@@ -1,22 +1,18 @@
 """Checkpoints that survive: atomic writes, a `last` that is always whole, preemption, non-finite losses."""
 
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from mdm_lightning.errors import UserError
 from mdm_lightning.training.module import MaskedDiffusion
+from mdm_lightning.training.signals import Signals
 
 PREEMPTED = 75  # exit status EX_TEMPFAIL: "preempted, resume me"
 
@@ -50,41 +46,49 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
 
 
+def discard_partial(folder: Path) -> None:
+    """Removes what processes that were killed while they saved have left; the caller knows that nobody is saving."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
+
+
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt`` up to date, and stops cleanly when asked to.
 
-    Saves every ``every_n_steps`` optimizer steps, before each validation and at the end. On SIGTERM, SIGUSR1 or Ctrl-C
-    (on one process or all of them) it saves within one step and raises Preempted everywhere; a second Ctrl-C, a second
-    or more later, stops at once.
+    Saves every ``every_n_steps`` optimizer steps, before each validation and at the end. On a signal (on one process or
+    all of them) it saves within one step and raises Preempted everywhere.
 
     Args:
         folder: where ``last.ckpt`` lives.
         every_n_steps: optimizer steps between saves.
+        signals: notes them.
         on_preempted: called on the first process after the save (on SLURM: requeue the job).
+        ended: the run that goes on has taken all its steps: validate, and take none.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-    def __init__(self, folder: str | Path, every_n_steps: int, on_preempted: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        every_n_steps: int,
+        signals: Signals,
+        on_preempted: Callable[[], None] | None = None,
+        *,
+        ended: bool = False,
+    ) -> None:
         self.path = Path(folder) / "last.ckpt"
         self.every_n_steps = every_n_steps
+        self.signals = signals
         self.on_preempted = on_preempted
+        self.ended = ended
         self.pending_validation = False
-        self._signalled_at = 0.0
-        self._handlers: dict[int, Any] = {}
-        self._group: Any = None  # the process group that shares signals; None on a single process
         self._last_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step
-        if trainer.world_size > 1:
-            # Signals are shared over CPUs, so that asking never waits for a GPU.
-            self._group = dist.new_group(backend="gloo")
-        if threading.current_thread() is threading.main_thread():
-            # After Lightning has installed its own: its SIGTERM handler waits for the other ranks, and hangs.
-            self._handlers = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
-        if self.pending_validation:
+        if self.pending_validation or self.ended:
             self._validate(trainer)
+        if self.ended:
+            trainer.should_stop = True
 
     def _validate(self, trainer: Trainer) -> None:
         """Runs the validation that was due when the checkpoint was saved; Lightning counts it as done."""
@@ -94,19 +98,6 @@ class LastCheckpoint(Checkpoint):
         loop.run()
         trainer.training = True
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again = self._signalled_at and time.monotonic() - self._signalled_at > 1
-        if number == signal.SIGINT and again and "TORCHELASTIC_RUN_ID" not in os.environ:
-            raise KeyboardInterrupt
-        self._signalled_at = self._signalled_at or time.monotonic()
-
-    def _stop_requested(self) -> bool:
-        """Whether any process was signalled. All processes ask together: it is a collective."""
-        flag = torch.tensor(float(bool(self._signalled_at)))
-        if self._group is not None:
-            dist.all_reduce(flag, group=self._group)
-        return bool(flag)
-
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         step = trainer.global_step
         if step == self._last_step:  # in the middle of an accumulated batch: gradients are not part of a checkpoint
@@ -114,7 +105,7 @@ class LastCheckpoint(Checkpoint):
         self._last_step = step
         finished = trainer.max_steps == step
         self.pending_validation = finished or _validation_is_due(trainer)
-        stop = self._stop_requested()
+        stop = self.signals.noted()
         if stop or self.pending_validation or step % self.every_n_steps == 0:
             self.save(trainer)
         if stop:
@@ -126,7 +117,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         # The state was saved just before validation began, and notes that validation is pending.
-        if not trainer.sanity_checking and self._handlers and self._stop_requested():
+        if not trainer.sanity_checking and self.signals.active and self.signals.noted():
             self._stop(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -143,11 +134,6 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_global_zero and self.on_preempted is not None:
             self.on_preempted()
         raise Preempted(self.path)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"pending_validation": self.pending_validation}

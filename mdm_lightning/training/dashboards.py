@@ -47,7 +47,7 @@ class TensorBoard(TensorBoardLogger):
     """
 
     def __init__(self, folder: str, resume_step: int | None = None) -> None:
-        purge: dict[str, Any] = {} if resume_step is None else {"purge_step": resume_step + 1}
+        purge: dict[str, Any] = {} if not resume_step else {"purge_step": resume_step + 1}
         super().__init__(folder, name="", version="", default_hp_metric=False, **purge)
 
     def log_layout(self) -> None:

@@ -179,13 +179,14 @@ def start(tmp_path: Path, cache: Path, corpus: Path) -> Start:
         script: str = "train.py",
         tiny: bool = True,
         environment: Mapping[str, str] | None = None,
+        folder: Path = tmp_path,
         **options: Any,
     ) -> Command:
         other_data = any(a.startswith("data=") for a in arguments)
         given = [*TINY, *([] if other_data else [f"data.path={corpus}"])] if tiny else []
         # The last word on a key counts; Hydra itself refuses to be told twice.
         merged = {re.split("=", a, maxsplit=1)[0].lstrip("+"): a for a in [*given, *arguments]}
-        return Command(script, list(merged.values()), tmp_path, {**variables(cache), **(environment or {})}, **options)
+        return Command(script, list(merged.values()), folder, {**variables(cache), **(environment or {})}, **options)
 
     return start
 

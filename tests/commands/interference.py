@@ -38,6 +38,28 @@ class SendSignal(Callback):
             self._send(trainer)
 
 
+class SignalIn(Callback):
+    """Sends a signal to this process in a hook before or after training."""
+
+    def __init__(self, number: str, hook: str) -> None:
+        setattr(self, hook, lambda *args, **kwargs: os.kill(os.getpid(), signal.Signals[number]))
+
+
+class Hold(Callback):
+    """Says that a step has come, by creating a file, and waits there until there is another file."""
+
+    def __init__(self, step: int, begun: str, until: str) -> None:
+        self.step = step
+        self.begun = Path(begun)
+        self.until = Path(until)
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            self.begun.touch()
+            while not self.until.exists():
+                time.sleep(0.05)
+
+
 class PoisonWeights(Callback):
     """Makes the loss NaN from an optimizer step on."""
 
@@ -68,7 +90,7 @@ class Incident:
 
     Args:
         sampler: its step budget is the cell's.
-        kind: "raise" an error, "kill" the process, send it SIGINT ("interrupt"), or "wait".
+        kind: "raise" an error, "kill" the process, send it SIGINT ("interrupt") or SIGTERM ("terminate"), or "wait".
         steps: at which step budget.
         rank: on which rank.
         until: what happens does so only as long as there is no such file. "kill" creates it.
@@ -96,5 +118,7 @@ class Incident:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.kind == "interrupt":
             signal.raise_signal(signal.SIGINT)
+        if self.kind == "terminate":
+            signal.raise_signal(signal.SIGTERM)
         while self.kind == "wait" and not Path(self.until).exists():
             time.sleep(0.05)

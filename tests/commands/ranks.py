@@ -22,8 +22,11 @@ def serve(number: int, run: Run) -> None:
     """
     waiting = [_Rank(run) for _ in range(number)]
 
-    def start(command: Sequence[str], env: Mapping[str, str]) -> "_Rank | subprocess.Popen":
-        return waiting.pop(0).begin(command, env) if waiting else subprocess.Popen(command, env=env)
+    def start(command: Sequence[str], env: Mapping[str, str], pass_fds: Sequence[int]) -> "_Rank | subprocess.Popen":
+        if not waiting:
+            return subprocess.Popen(command, env=env, pass_fds=pass_fds)
+        # They were forked before the launcher made its pipe, and do not have it.
+        return waiting.pop(0).begin(command, {name: value for name, value in env.items() if name != launch.LAUNCHER})
 
     launch.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": start})
 

@@ -32,8 +32,9 @@ import torch
         (["tokenizer=file", "tokenizer.name_or_path=/nowhere.json"], ["/nowhere.json"]),
     ],
 )
-def test_options(train, arguments, words):
+def test_options(train, tmp_path, arguments, words):
     outcome = train(*arguments)
+    assert not (tmp_path / "outputs").exists()  # it leaves no run folder behind
     assert outcome.status == 1
     for word in words:
         assert word in outcome.error

@@ -313,12 +313,13 @@ def test_nor_is_anything_foreign_built_to_go_on_with_it(tune: Tune, published, t
 
 
 def test_adapters_belong_to_their_model(tune: Tune, evaluate: Measuring, tmp_path):
-    """Other weights under the same path, other adapters, and no adapters at all are noticed."""
+    """Other weights under the same path, other adapters, and none are noticed; the same ones are known."""
     folder = write_with_tokenizer(MODELS["llada"], tmp_path / "model")
     assert tune("llada", f"ckpt={folder}", "adapter=lora", "run_dir=run").status == 0
     other = tune("llada", "ckpt=run", "adapter=lora", "adapter.rank=3", "trainer.max_steps=6")
     assert "adapter.rank is 16 there, 3 here" in other.error
-    assert "adapter._target_" in tune("llada", "ckpt=run", "trainer.max_steps=6").error
+    assert "adapter._target_" in tune("llada", "ckpt=run", "adapter=none", "trainer.max_steps=6").error
+    assert tune("llada", "ckpt=run", "trainer.max_steps=6").status == 0
     write_with_tokenizer(llada(torch.bfloat16), folder)
     assert "has other weights than when the run began" in evaluate("ckpt=run", "evaluation=samples").error
     (folder / "model.safetensors").unlink()

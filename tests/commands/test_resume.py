@@ -1,5 +1,7 @@
 """Stopping and going on: a resumed run is the run that was never stopped, bit for bit."""
 
+import csv
+import shlex
 import signal
 from pathlib import Path
 
@@ -28,6 +30,21 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert scalars(one) == scalars(other)
 
 
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "csv/metrics.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if not key.startswith("throughput/")} for row in found]
+
+
+def test_the_log_of_a_killed_run_in_csv(train, tmp_path):
+    assert train("run_dir=whole", "logger=csv").status == 0
+    killed = train("run_dir=cut", "logger=csv", *interfere("SendSignal", number="SIGKILL", step=8))
+    assert killed.status == -signal.SIGKILL
+    assert len(rows(tmp_path / "cut")) > 8  # there at once, and partly beyond the checkpoint
+    assert train("ckpt=cut", tiny=False).status == 0
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
 @pytest.fixture
 def uninterrupted(train, tmp_path: Path) -> Path:
     assert train("run_dir=whole").status == 0
@@ -46,6 +63,40 @@ def test_preempted_then_resumed(train, tmp_path, uninterrupted, number, step, va
     assert saved == step if validating else saved == step + 1
     assert train("ckpt=cut").status == 0
     assert_same_run(uninterrupted, tmp_path / "cut")
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 75), ("SIGKILL", -signal.SIGKILL)])
+def test_stopped_in_the_last_validation(train, tmp_path, uninterrupted, number, status):
+    """All steps are taken: going on validates, writes the results, and is done; once."""
+    stop = interfere("SendSignal", number=number, step=10, validating=True)
+    assert train("run_dir=cut", *stop).status == status
+    assert not (tmp_path / "cut/results.json").exists()
+    resumed = train("ckpt=cut")
+    assert resumed.status == 0, resumed.stderr
+    assert "Generated text 1" in resumed.stdout
+    assert_same_run(uninterrupted, tmp_path / "cut")
+    assert (tmp_path / "cut/results.json").read_text() == (uninterrupted / "results.json").read_text()
+    assert {path.name for path in (tmp_path / "cut/checkpoints").iterdir()} == {
+        path.name for path in (uninterrupted / "checkpoints").iterdir()
+    }
+    assert "has already taken its 10 steps" in train("ckpt=cut").error
+
+
+def test_going_on_is_going_on_with_the_settings_of_the_run(train, tmp_path, uninterrupted):
+    """The line that a preempted run prints, typed as it is, in another shell: no option is given again."""
+    stopped = train("run_dir='a place'", *interfere("SendSignal", number="SIGTERM", step=5))
+    hint = stopped.stderr.splitlines()[-1].rpartition("resume with ")[2]
+    assert hint.startswith("\"ckpt='/"), hint
+    resumed = train(*shlex.split(hint), tiny=False)
+    assert resumed.status == 0, resumed.stderr
+    assert "->" not in resumed.stdout
+    assert_same_run(uninterrupted, tmp_path / "a place")
+    longer = train(f"ckpt={tmp_path}/a place", "trainer.max_steps=12", tiny=False)
+    assert longer.status == 0, longer.stderr
+    assert "trainer.max_steps: 10 -> 12" in longer.stdout
+    assert "lr_schedule.total_steps: 10 -> 12" in longer.stdout
+    assert longer.stdout.count("->") == 2
+    assert load(tmp_path / "a place/checkpoints/last.ckpt")["mdm_lightning"]["config"]["optimizer"]["lr"] == 1e-2
 
 
 @pytest.mark.parametrize("step", [5, 6, 9])

@@ -131,7 +131,7 @@ def test_a_sharded_run_resumes_as_a_replicated_one_of_one_process(train, tmp_pat
     assert train("run_dir=whole").status == 0
     stop = interfere("SendSignal", number="SIGTERM", step=5)
     assert train("run_dir=cut", "trainer=fsdp", "trainer.devices=2", *stop).status == 75
-    assert train("ckpt=cut").status == 0
+    assert train("ckpt=cut", "trainer=auto").status == 0
     assert scalars(tmp_path / "cut")["val/loss"][10] == pytest.approx(
         scalars(tmp_path / "whole")["val/loss"][10], rel=1e-3
     )

@@ -1,16 +1,23 @@
 """A DiT that is written as MDLM is published comes back with the same logits."""
 
 import json
+import os
+import signal
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mdm_lightning.data.tokenizer import Tokenizer, from_characters
+from mdm_lightning.denoiser import export
 from mdm_lightning.denoiser.checkpoints import read_published
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.denoiser.export import mdlm_layout, write_published
 from mdm_lightning.errors import UserError
+from mdm_lightning.experiment.export import refuse_occupied
+from tests.forkserver import forkserver
+from tests.patience import SECONDS
 
 from .published import DEPTH, HEADS, HIDDEN, LENGTH, mdlm
 
@@ -106,3 +113,30 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     model = make()
     with pytest.raises(UserError, match="cannot write to"):
         write_published(model, mdlm_layout(model), TOKENIZER.state(), tmp_path / "file" / "folder", METRICS)
+
+
+def _killed(folder: str) -> None:
+    """An export that is killed when the weights are written."""
+    export.save_torch_state_dict = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
+    write_published(make(), mdlm_layout(make()), TOKENIZER.state(), Path(folder), METRICS)
+
+
+def test_a_killed_export_is_in_nobodys_way(tmp_path):
+    folder = tmp_path / "model"
+    process = forkserver().Process(target=_killed, args=(str(folder),))
+    process.start()
+    process.join(SECONDS)
+    assert process.exitcode == -signal.SIGKILL
+    assert not folder.exists()  # whole or absent
+    assert [path.name for path in tmp_path.iterdir()] == [f".model.{process.pid}{export.UNFINISHED}"]
+    (tmp_path / f".model.{os.getpid()}{export.UNFINISHED}").mkdir()  # of an export that is running
+    folder.mkdir()
+    (folder / ".export-x").mkdir()  # what earlier versions left
+    refuse_occupied(folder)
+    model = make()
+    write_published(model, mdlm_layout(model), TOKENIZER.state(), tmp_path / "other", METRICS)
+    (tmp_path / f".model.{os.getpid()}{export.UNFINISHED}").rmdir()
+    write_published(model, mdlm_layout(model), TOKENIZER.state(), folder, METRICS)
+    assert torch.equal(logits(read_published(folder, vocab_size=TOKENIZER.vocab_size)), logits(model))
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "other"}
+    assert not list(folder.glob(".*"))
