@@ -9,7 +9,7 @@ from mdm_lightning.evaluation.figures import schedule_figure
 from mdm_lightning.experiment.stored_config import build
 from mdm_lightning.experiment.sweep_report.columns import Column, columns, preferred, sections, stages
 from mdm_lightning.experiment.sweep_report.heatmap import heatmap_figure
-from mdm_lightning.experiment.sweep_report.lines import steps_figure
+from mdm_lightning.experiment.sweep_report.lines import place, steps_figure
 from mdm_lightning.experiment.sweep_report.notation import conditions
 from mdm_lightning.experiment.sweep_report.pareto import pareto_figure
 from mdm_lightning.experiment.sweep_report.records import ANY, Sweep
@@ -32,7 +32,9 @@ def figures(sweep: Sweep) -> dict[str, Figure]:
 
 def section_figures(section: Sequence[Column]) -> dict[str, Figure]:
     """The figures of the columns whose other axes agree, by name; those that have something to show."""
-    drawn = {"score against steps": steps_figure(section)}
+    drawn = {}
+    if any(place(column) is not None for column in section):  # exact laws count no passes
+        drawn["score against steps"] = steps_figure(section)
     heatmap = heatmap_figure(stages(section)[0])
     if heatmap is not None:
         drawn["score over alpha and beta"] = heatmap

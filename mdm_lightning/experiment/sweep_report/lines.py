@@ -39,7 +39,7 @@ def steps_figure(section: Sequence[Column]) -> Figure:
 
 def _draw(axes: Axes, part: Sequence[Column], styles: Styles) -> None:
     """One stage."""
-    placed = [(x, column) for column in part if (x := _place(column)) is not None]
+    placed = [(x, column) for column in part if (x := place(column)) is not None]
     cloud = [(x, entry.value) for x, column in placed for entry in column.entries if entry.label not in styles]
     if cloud:
         axes.scatter(*zip(*cloud, strict=True), s=18, color=CLOUD, alpha=0.6, linewidths=0, label=REST)
@@ -68,7 +68,7 @@ def _tick(column: Column) -> str:
     return f"at most\n{column.steps}" if column.bound else str(column.steps)
 
 
-def _place(column: Column) -> float | None:
+def place(column: Column) -> float | None:
     """Where a column stands on the axis: at its budget, or, where the sampler decides or takes a step per token, at the
     passes that took."""
     if column.steps is not None and not column.bound:
