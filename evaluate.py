@@ -4,6 +4,8 @@ from mdm_lightning.stopping import prepare_to_stop
 
 prepare_to_stop()  # the imports below take seconds
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
@@ -18,4 +20,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, Path(__file__).parent.resolve() / "conf", "evaluate")

@@ -21,4 +21,5 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: sweep(sys.argv[1:], main, Path(__file__).parent.resolve() / "conf"))
+    conf = Path(__file__).parent.resolve() / "conf"
+    run_command(lambda: sweep(sys.argv[1:], main, conf), conf, "sweep")

@@ -5,6 +5,7 @@ from mdm_lightning.stopping import prepare_to_stop
 prepare_to_stop()  # the imports below take seconds
 
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -26,4 +27,4 @@ def resume_or_start() -> None:
 
 
 if __name__ == "__main__":
-    run_command(resume_or_start)
+    run_command(resume_or_start, Path(__file__).parent.resolve() / "conf", "train")

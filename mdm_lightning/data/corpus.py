@@ -225,7 +225,8 @@ def _boundary(text: str) -> int:
 
 def _open_text(file: Path, *, newline: str) -> IO[str]:
     open_text = gzip.open if file.suffix == ".gz" else open
-    return open_text(file, "rt", encoding="utf-8", newline=newline)  # pyright: ignore[reportReturnType]
+    # utf-8-sig: without the byte order mark with which some editors begin.
+    return open_text(file, "rt", encoding="utf-8-sig", newline=newline)  # pyright: ignore[reportReturnType]
 
 
 def _jsonl_rows(file: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, ...]]:

@@ -62,12 +62,11 @@ class FromCorpus(TokenizerSpec):
 
     def build(self, documents: Documents, cache: Path) -> Tokenizer:
         folder = cache / f"tokenizer-{sha256(self._key().encode()).hexdigest()[:12]}"
+        if (known := _kept(folder, quietly=True)) is not None:  # without a lock: the cache may be read-only
+            return known
         with locked(folder):
-            if (folder / "tokenizer.json").exists():
-                try:
-                    return Tokenizer.load(folder)
-                except UserError as error:
-                    log.warning("%s; it is built again", error)
+            if (known := _kept(folder)) is not None:
+                return known
             content = self._make(documents)
             tokenizer = Tokenizer(content)
             # A file of the folder that is damaged must not survive beside the new ones, nor an old pair be read.
@@ -83,6 +82,18 @@ class FromCorpus(TokenizerSpec):
     @abstractmethod
     def _make(self, documents: Documents) -> str:
         """The text of the tokenizer.json."""
+
+
+def _kept(folder: Path, *, quietly: bool = False) -> Tokenizer | None:
+    """The tokenizer in a folder of the cache; None if there is none, or it is damaged."""
+    if not (folder / "tokenizer.json").exists():
+        return None
+    try:
+        return Tokenizer.load(folder)
+    except UserError as error:
+        if not quietly:  # whoever holds no lock may have looked while it was being written
+            log.warning("%s; it is built again", error)
+        return None
 
 
 class Character(FromCorpus):

@@ -84,12 +84,16 @@ class Law:
         """
         path = Path(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise UserError(f"cannot read the law {path}: {error.strerror}; set data.path= to a JSON file") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 text; set data.path= to a JSON file") from error
         except ValueError as error:
             raise UserError(f"{path} is not JSON: {error}") from error
         try:
+            if not isinstance(content, dict) or "sequences" not in content:
+                raise ValueError("it has no sequences")
             sequences = _token_ids(content["sequences"])
             vocab_size = content.get("vocab_size", 1 + max(max(row, default=0) for row in sequences))
             probabilities = content.get("probabilities", [1 / len(sequences)] * len(sequences))
@@ -238,6 +242,8 @@ def _token_ids(sequences: Any) -> list[list[int]]:
     if not isinstance(sequences, list) or not sequences:
         raise ValueError("sequences must be a list")
     if not all(isinstance(sequence, str) for sequence in sequences):
+        if not all(isinstance(token, int) for sequence in sequences for token in sequence):
+            raise ValueError("sequences must be texts, or lists of whole numbers")
         return [list(sequence) for sequence in sequences]
     alphabet = sorted(set("".join(sequences)))
     return [[alphabet.index(character) for character in sequence] for sequence in sequences]

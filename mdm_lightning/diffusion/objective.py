@@ -48,7 +48,8 @@ def nelbo(denoiser: PredictsMaskedTokens, batch: MaskedBatch) -> Nelbo:
     hidden = denoiser(batch.tokens, batch.alpha, batch.padding)
     loss = denoiser.cross_entropy(hidden.flatten(0, 1).index_select(0, batch.rows), batch.targets)
     sequence = torch.div(batch.rows, batch.tokens.shape[1], rounding_mode="floor")
-    zeros = torch.zeros_like(batch.weight)
+    zeros = torch.zeros_like(batch.weight)  # float64 where Lightning's 64-true made the batch so
+    loss = loss.to(zeros.dtype)
     cross_entropy = zeros.index_add(0, sequence, loss)
     masks = zeros.index_add(0, sequence, torch.ones_like(loss))
     answer = None if batch.answer is None else batch.weight * zeros.index_add(0, sequence, loss * batch.answer)

@@ -52,7 +52,17 @@ class Catalogue:
         with guarded(allowed=self.allow_programs):
             manager = self._manager(names)
             leaves = {name: list(_leaves(manager.task_index, name, {})) for name in names}
+            self._refuse_unread_files({*names, *(leaf["task"] for each in leaves.values() for leaf in each)})
             return {name: [self._build(manager, name, leaf) for leaf in leaves[name]] for name in names}
+
+    def _refuse_unread_files(self, tasks: set[str]) -> None:
+        for name in self.files:
+            if name not in tasks:
+                close = difflib.get_close_matches(name, tasks, 1, 0.0)
+                raise UserError(
+                    f"nobody reads evaluation.files.{name}: no such task is in evaluation.tasks; did you mean "
+                    f"{' or '.join(close)}?"
+                )
 
     def _manager(self, names: Sequence[str]) -> TaskManager:
         """An index of tasks; lm-eval's own, which take seconds to go through, only where they are needed."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import torch
 from torch import Tensor
@@ -103,3 +104,8 @@ def _spelled(tokenizer: Tokenizer, ids: list[int], text: str | None) -> list[int
     if tokenizer.unknown_id in ids:
         raise UserError(f"the model's tokenizer has no tokens for some characters of {text!r}: leave them out")
     return ids
+
+
+def spelled(percent: str) -> str:
+    """A text from its percent-encoding, in which the command line hands on what a configuration would interpret."""
+    return unquote(percent)

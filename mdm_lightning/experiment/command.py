@@ -1,23 +1,29 @@
 """From an exception to what the person at the keyboard sees: one line, and an exit status."""
 
 import functools
+import io
+import logging
 import os
 import re
 import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mdm_lightning.errors import UserError
+from mdm_lightning.experiment.causes import cause
+from mdm_lightning.experiment.command_line import explain_composition, readable
 from mdm_lightning.experiment.folders import discard_new
+from mdm_lightning.experiment.options import check_options
 from mdm_lightning.stopping import Stopped, ignore_signals, raise_on_signals
 from mdm_lightning.training.checkpointing import PREEMPTED, Preempted
 
@@ -34,27 +40,47 @@ class RanksFailed(UserError):
         self.status = status
 
 
-def run_command(main: Callable[[], object]) -> None:
+def run_command(main: Callable[[], object], conf: Path, name: str) -> None:
     """Runs a Hydra main function and exits: 0 done, 1 error, 75 preempted and resumable, 130 (Ctrl-C), 138 (SIGUSR1) or
     143 (SIGTERM) stopped with nothing to go on with.
 
     An error is one line on standard error; ``debug=true`` on the command line shows the traceback as well. A command
     that came to nothing leaves no folder behind.
+
+    Args:
+        main: reads ``sys.argv``.
+        conf: folder of the configuration.
+        name: of its primary file.
     """
     raise_on_signals()
     # Hydra prints and swallows exceptions unless told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    _exit_with_one_line(main)
+    logging.raiseExceptions = False  # where the output cannot be written, that is said once, and not by each logger
+    if isinstance(sys.stdout, io.TextIOWrapper):  # one that cannot spell a generated character must not end the command
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if ERROR_FILE not in os.environ:  # whoever launched this rank has written the command line already
+        sys.argv[1:] = readable(sys.argv[1:])
+    typed = sys.argv[1:]
+
+    def compose_and_run() -> object:
+        try:
+            return main()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explain_composition(error, typed, conf, name) from error
+
+    _exit_with_one_line(compose_and_run)
 
 
 def single_job(task: Callable[[DictConfig], T]) -> Callable[[DictConfig], T]:
-    """Decorates the job below ``hydra.main``: outside a multirun its errors are reported before Hydra adds to them."""
+    """Decorates the job below ``hydra.main``: its configuration is checked, and outside a multirun its errors are
+    reported before Hydra adds to them."""
 
     @functools.wraps(task)
     def job(config: DictConfig) -> T:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return task(config)
-        return _exit_with_one_line(lambda: task(config))
+        typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        return _exit_with_one_line(lambda: task(check_options(config, typed)))
 
     return job
 
@@ -87,19 +113,20 @@ def explain(error: BaseException) -> str:
     """One line that says what is wrong."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         key = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
-        return explain(error.__cause__) + (f" (in the configuration: {key})" if key else "")
+        inner = error.__cause__
+        plain = isinstance(inner, TypeError | ImportError)  # of a constructor, which speaks of its arguments
+        said = " ".join(str(inner).split()) if plain else explain(inner)
+        return said + (f" (in the configuration: {key})" if key else "")
     text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.strerror}: {error.filename}"
+    if not isinstance(error, UserError | HydraException) and (outside := cause(error)) is not None:
+        return outside
     if isinstance(error, UserError | ValueError | HydraException | OmegaConfBaseException):
         return text
     return f"{type(error).__name__}: {text}"
 
 
 def _hint(error: BaseException) -> str:
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
-    addressed = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    addressed = isinstance(error, UserError | HydraException | OmegaConfBaseException) or cause(error) is not None
     return "" if addressed else " (debug=true shows the traceback)"
 
 
@@ -112,6 +139,7 @@ def _leave(message: str, status: int) -> NoReturn:
         Path(os.environ[ERROR_FILE]).write_text(message)
     else:
         print(message if rank == "0" else f"[rank {rank}] {message}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    with suppress(OSError):  # whoever read it may have left
+        sys.stdout.flush()
     # Not sys.exit: threads of data loaders and process groups may keep a failed interpreter from ending.
     os._exit(status)

@@ -17,6 +17,7 @@ from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Evaluation, NoData, NotApplicable, Row, Study, Subject
 from mdm_lightning.experiment.callbacks import build_loggers
 from mdm_lightning.experiment.command import explain
+from mdm_lightning.experiment.command_line import override
 from mdm_lightning.experiment.export import choose_layout, export, refuse_occupied
 from mdm_lightning.experiment.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
 from mdm_lightning.experiment.origin import choose_origin, describe_origin, find_origin, needs_checkpoint
@@ -44,8 +45,8 @@ def evaluate(config: DictConfig) -> None:
         return
     ranks = local_ranks(config.trainer)
     if ranks > 1 and not ranks_exist():
-        others = [override for override in hydra.overrides.task if not override.startswith("ckpt=")]
-        launch_ranks(ranks, [*others, choose_origin(origin), f"hydra.run.dir='{output.resolve()}'"])
+        others = [typed for typed in hydra.overrides.task if not typed.startswith("ckpt=")]
+        launch_ranks(ranks, [*others, choose_origin(origin), override("hydra.run.dir", str(output.resolve()))])
         return
     processes = join_ranks(progress=config.trainer.enable_progress_bar)
     with processes.together(explain):

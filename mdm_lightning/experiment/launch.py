@@ -66,6 +66,11 @@ def local_ranks(trainer: DictConfig) -> int:
     elif isinstance(devices, int):
         wanted = devices
     elif isinstance(devices, ListConfig):
+        if not on_gpu or len(set(devices)) < len(devices) or not all(device in range(gpus) for device in devices):
+            raise UserError(
+                f"trainer.devices={devices} on trainer.accelerator={trainer.accelerator}: a list names different GPUs "
+                f"from 0 on, of which this machine has {gpus}; of CPU cores give a number"
+            )
         wanted = len(devices)
     else:
         raise UserError(f"trainer.devices={devices} should be a number of devices, a list of them, or auto")

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from mdm_lightning.data.toy import LawSource
 from mdm_lightning.errors import UserError
+from mdm_lightning.experiment.command_line import override
 from mdm_lightning.experiment.published import Published, names_published, open_published
 from mdm_lightning.experiment.runs import RUNS, Run, describe, find_checkpoint
 
@@ -64,4 +65,4 @@ def describe_origin(origin: Origin) -> str:
 
 def choose_origin(origin: Origin) -> str:
     """The override by which other processes mean the same origin."""
-    return "ckpt=null" if isinstance(origin, Oracle) else f"ckpt='{origin.name}'"
+    return "ckpt=null" if isinstance(origin, Oracle) else override("ckpt", origin.name)

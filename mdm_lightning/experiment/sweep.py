@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.data.atomic import write_atomically
@@ -22,9 +24,12 @@ from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Evaluation, Judges, NotApplicable, Prepares, Subject
 from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.experiment.command import ERROR_FILE, explain
+from mdm_lightning.experiment.command_line import override
 from mdm_lightning.experiment.evaluate import build_evaluations
 from mdm_lightning.experiment.folders import held
 from mdm_lightning.experiment.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
+from mdm_lightning.experiment.nearest import suggestion
+from mdm_lightning.experiment.options import check_options
 from mdm_lightning.experiment.origin import Oracle, Origin, choose_origin, find_origin, needs_checkpoint
 from mdm_lightning.experiment.sweep_cell import sweep_subject
 from mdm_lightning.experiment.sweep_plan import SweepPlan, line, parse
@@ -95,17 +100,47 @@ def _plan(overrides: Sequence[str], conf: Path) -> tuple[SweepPlan, DictConfig, 
         UserError: neither ``ckpt=`` nor ``data=`` says where the denoiser comes from.
     """
     parsed = parse(overrides)
-    base = [override for override in parsed if not override.is_sweep_override()]
+    base = [o for o in parsed if not o.is_sweep_override()]
     with initialize_config_dir(str(conf), version_base="1.3"):
         config = compose("sweep", [line(o) for o in base], return_hydra_config=True)
+        check_options(config, overrides)
+        _check_baselines(config.sweep.baselines)
+        _check_axes([o for o in parsed if o.is_sweep_override()], [line(o) for o in base])
     origin = find_origin(config.ckpt, config.get("data"), config.get("tokenizer"))
     if origin is None:
         raise needs_checkpoint("sweep.py")
     config.ckpt = None if isinstance(origin, Oracle) else origin.name
-    pinned = parse([choose_origin(origin), f"sweep.dir='{Path(config.sweep.dir).resolve()}'"])
-    kept = [override for override in base if override.key_or_group not in ("ckpt", "sweep.dir")]
-    axes = [override for override in parsed if override.is_sweep_override()]
+    pinned = parse([choose_origin(origin), override("sweep.dir", str(Path(config.sweep.dir).resolve()))])
+    kept = [o for o in base if o.key_or_group not in ("ckpt", "sweep.dir")]
+    axes = [o for o in parsed if o.is_sweep_override()]
     return SweepPlan([*kept, *pinned], axes, config.sweep), config, origin
+
+
+def _check_baselines(names: Sequence[str]) -> None:
+    """Raises:
+    UserError: a schedule by which others are judged does not exist.
+    """
+    known = GlobalHydra.instance().config_loader().get_group_options("schedule")
+    for name in names:
+        if name not in known:
+            raise UserError(f"sweep.baselines: there is no schedule {name}{suggestion(name, known)}")
+
+
+def _check_axes(axes: Sequence[Override], base: Sequence[str]) -> None:
+    """Refuses a sweep of which some cells could not have a configuration, before the first of them.
+
+    Raises:
+        UserError: an axis has a name that nobody reads, or a value that it cannot have.
+    """
+    if any(line(axis).startswith("hydra") for axis in axes) or any(o.startswith("hydra/sweeper=") for o in base):
+        return  # a search: Hydra's own, or an interval
+    names = [axis.get_key_element() for axis in axes]
+    values = [list(axis.sweep_string_iterator()) for axis in axes]
+    first = [f"{name}={choices[0]}" for name, choices in zip(names, values, strict=True) if choices]
+    for number, (name, choices) in enumerate(zip(names, values, strict=True)):
+        for value in choices if number == 0 else choices[1:]:
+            cell = [*base, *first[:number], f"{name}={value}", *first[number + 1 :]]
+            check_options(compose("sweep", cell, return_hydra_config=True), cell)
 
 
 def _run(plan: SweepPlan, config: DictConfig, origin: Origin, main: Main, processes: Processes) -> None:

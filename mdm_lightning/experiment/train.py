@@ -23,6 +23,7 @@ from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.lora import Adapter
 from mdm_lightning.errors import UserError
 from mdm_lightning.experiment.callbacks import build_callbacks, build_loggers
+from mdm_lightning.experiment.command_line import override
 from mdm_lightning.experiment.folders import held
 from mdm_lightning.experiment.launch import (
     first_rank,
@@ -97,7 +98,7 @@ def _train(config: DictConfig, output: Path) -> float | None:
     accumulation(config.training.global_batch_size, config.training.batch_size, world_size(config.trainer, ranks))
     refuse_low_precision(config.trainer)
     if ranks > 1 and not ranks_exist():
-        launch_ranks(ranks, [*hydra.overrides.task, f"hydra.run.dir='{output}'"])
+        launch_ranks(ranks, [*hydra.overrides.task, override("hydra.run.dir", str(output))])
         return None
     try:
         return _fit(config, start, choices, output)

@@ -9,7 +9,7 @@ import torch
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["model=huge"], ["model/huge", "micro"]),
+        (["model=huge"], ["model=huge", "micro"]),
         (["modle=tiny"], ["modle"]),
         (["model.hiden_size=3"], ["hiden_size"]),
         (["model.heads=5"], ["hidden_size 32", "heads 5"]),
@@ -21,7 +21,7 @@ import torch
         (["schedule@training.schedule=beta", "training.schedule.alpha=nan"], ["alpha must be positive and finite"]),
         (["training.global_batch_size=6"], ["global_batch_size=6", "batch_size=4"]),
         (["training.global_batch_size=4000"], ["fewer than one global batch"]),
-        (["training.ema=1.5"], ["decay must be in [0, 1)"]),
+        (["training.ema=1.5"], ["training.ema must be a decay in [0, 1)"]),
         (["lr_schedule.warmup_steps=50"], ["warmup_steps", "max_steps"]),
         (["trainer.devices=100000"], ["trainer.devices=100000", "CPU core"]),
         (["trainer.devices=two"], ["trainer.devices=two"]),

@@ -201,7 +201,7 @@ def test_loggers_receive_the_rows(numbered, text_model):
         (["ckpt=last"], ["no run in outputs"]),
         (["ckpt={text}", "evaluation=task"], ["evaluation=task needs a checkpoint of a task", "data=sudoku"]),
         (["ckpt={task}", "evaluation=generation"], ["for text", "evaluation=task"]),
-        (["ckpt={text}", "evaluation=nonsense"], ["evaluation/nonsense", "likelihood"]),
+        (["ckpt={text}", "evaluation=nonsense"], ["evaluation=nonsense", "likelihood"]),
         (["ckpt={text}", "evaluation=[]"], ["nothing to evaluate"]),
         (["ckpt={text}", "data=sudoku_4x4"], ["data=sudoku_4x4", "another tokenizer"]),
         (["ckpt={task}", "data=files", "data.path=."], [". contains none of .txt"]),

@@ -216,15 +216,21 @@ def test_text_is_generated_and_judged(sweep, text_model, tmp_path):
 
 
 def test_a_cell_that_fails_does_not_take_the_others_down(small, tmp_path):
-    outcome = small("schedule.alpha=-1,0.9")
+    outcome = small(*incident("raise", 4), "sweep.profile=null")
     assert outcome.status == 1
     assert "2 of 4 cells failed" in outcome.error
-    assert "alpha must be positive" in outcome.error
-    assert {cell.label: cell.status for cell in cells(tmp_path / "sweep").values()} == {
-        "Beta(-1, 0.3)": "failed",
-        "Beta(0.9, 0.3)": "finished",
+    assert "a cosmic ray" in outcome.error
+    assert {key: cell.status for key, cell in grid(tmp_path / "sweep").items()} == {
+        (label, steps): "failed" if steps == 4 else "finished" for label, steps in FOUR
     }
     assert "Beta(0.9, 0.3)" in (tmp_path / "sweep/table.md").read_text()
+
+
+def test_an_axis_of_which_one_value_is_wrong_has_no_cell(small, tmp_path):
+    outcome = small("schedule.alpha=-1,0.9")
+    assert outcome.status == 1
+    assert "schedule.alpha must be positive and finite, got -1" in outcome.error
+    assert not (tmp_path / "sweep/cells").exists()
 
 
 def test_killed_then_run_again(small, tmp_path):
@@ -267,7 +273,7 @@ def test_an_interrupted_sweep_can_go_on(small, tmp_path):
         (["ckpt=nowhere"], "ckpt=nowhere does not exist"),
         (["evaluation=generation"], "for text; for tasks choose evaluation=task"),
         (["evaluation.task.batch_size=0"], "batch_size must be at least 1"),
-        (["sampler.steps=two,four"], "steps must be a positive integer, got four"),
+        (["sampler.steps=two,four"], "sampler.steps must be a whole number or null, got two"),
         (["trainer.devices=100000"], "trainer.devices=100000"),
         (["hydra/launcher=joblib", "trainer.devices=2"], "leave out trainer.devices=2"),
         (["nonsense=1"], "nonsense"),

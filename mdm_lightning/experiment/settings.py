@@ -1,0 +1,224 @@
+"""The settings that belong to no object: what the commands themselves read, with their types and ranges.
+
+Everything else in a configuration is an argument of something that is built, and its constructor is the schema.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from mdm_lightning.arguments import check, check_numbers, finite
+
+MOST_WORKERS = 256
+"""Data loading processes per device; more would be a slip of the finger."""
+
+SEEDS = 2**32
+"""Lightning's, NumPy's and torch's generators all take seeds below."""
+
+
+READ_OF_TRAINER = ("accelerator", "devices", "num_nodes", "precision", "enable_progress_bar")
+"""What evaluate.py and sweep.py read of ``trainer``."""
+
+SET_ELSEWHERE = {
+    "accumulate_grad_batches": "training.global_batch_size",
+    "val_check_interval": "training.validate_every",
+    "callbacks": "training.callbacks",
+    "logger": "logger",
+    "default_root_dir": "run_dir",
+}
+"""Arguments of Lightning's Trainer that train.py sets itself, and the options that decide."""
+
+
+class Component:
+    """Stands for something that is built: its schema is its own constructor's."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """``training``: see conf/training/default.yaml."""
+
+    global_batch_size: int
+    batch_size: int
+    ema: float | None
+    ema_warmup: bool
+    compile: bool
+    validate_every: int
+    validation_sequences: int | None
+    log_every: int
+    save_every: int
+    keep_best: int
+    samples: int
+    workers: int
+    masking: Component
+    schedule: Component
+    times: Component
+    validation_masking: Component
+    watch: Component | None
+    callbacks: Mapping[str, Component] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, global_batch_size=1, batch_size=1, validate_every=1, validation_sequences=1, log_every=1)
+        check_numbers(self, save_every=1, keep_best=-1, samples=0, workers=0)
+        check(self, "workers", self.workers <= MOST_WORKERS, f"at most {MOST_WORKERS}")
+        check(self, "ema", self.ema is None or 0 <= self.ema < 1, "a decay in [0, 1) or null")
+
+
+@dataclass(frozen=True)
+class TrainerLimits:
+    """Of ``trainer``, whose schema is Lightning's Trainer: numbers that it would take, and go astray with."""
+
+    max_steps: int = 1
+    gradient_clip_val: float | None = None
+    num_nodes: int = 1
+
+    def __post_init__(self) -> None:
+        check_numbers(self, max_steps=1, num_nodes=1)
+        clip = self.gradient_clip_val
+        check(self, "gradient_clip_val", clip is None or finite(clip, 0), "finite and not negative, or null")
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """``evaluation``, apart from the evaluations in it: what several of them share."""
+
+    batch_size: int
+    sequences: int | None
+    first: int
+    steps: Sequence[int]
+
+    def __post_init__(self) -> None:
+        check_numbers(self, batch_size=1, sequences=1, first=0)
+
+
+@dataclass(frozen=True)
+class Benchmarking(Evaluating):
+    """The same where evaluation=lm_eval brings its options along."""
+
+    tasks: Sequence[str] = ()
+    limit: int | None = None
+    num_fewshot: int | None = None
+    generation_length: int | None = None
+    max_length: int = 2
+    draws: int = 1
+    chat: bool = False
+    system: str | None = None
+    add_bos: bool = False
+    task_folders: Sequence[str] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    allow_code_execution: bool = False
+    program_seconds: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sweeping:
+    """``sweep``: see conf/sweep.yaml."""
+
+    dir: str
+    alpha: Sequence[float]
+    beta: Sequence[float]
+    steps: Sequence[int | None]
+    baselines: Sequence[str]
+    limit: int
+    refine: int
+    full: int | None
+    metric: str | None
+    profile: Component | None
+    stage: str
+
+    def __post_init__(self) -> None:
+        check_numbers(self, limit=1, refine=0, full=1)
+        for name in ("alpha", "beta"):
+            values = getattr(self, name)
+            good = len(values) > 0 and all(finite(value) and value > 0 for value in values)
+            check(self, name, good, "a list of positive numbers, at least one")
+        good = len(self.steps) > 0 and all(steps is None or steps >= 1 for steps in self.steps)
+        check(self, "steps", good, "a list of numbers from 1 on, at least one")
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every command reads, beside its groups.
+
+    Attributes:
+        hydra: Hydra's own, which it checks itself.
+    """
+
+    ckpt: str | None
+    advice: str | None
+    seed: int
+    run_dir: str
+    cache_dir: str
+    debug: bool
+    schedule: Component
+    sampler: Component
+    count: Component
+    order: Component
+    tokens: Component
+    trainer: Component
+    logger: Mapping[str, Component]
+
+    def __post_init__(self) -> None:
+        check_numbers(self, seed=0)
+        check(self, "seed", self.seed < SEEDS, f"below {SEEDS}")
+
+
+@dataclass(frozen=True)
+class TrainCommand(Common):
+    """The root of train.py's configuration."""
+
+    tokenizer: Component
+    data: Component
+    training: Training
+    optimizer: Component
+    lr_schedule: Component
+    model: Component
+    adapter: Component
+
+
+@dataclass(frozen=True)
+class MeasuringCommand(Common):
+    """The root of evaluate.py's configuration.
+
+    Attributes:
+        sweep: what an experiment has for sweep.py.
+    """
+
+    estimator: Component
+    judge: Component
+    evaluation: Evaluating
+    prompt: str | None
+    suffix: str | None
+    trajectory: bool
+    data: Component | None = None
+    tokenizer: Component | None = None
+    export: str | None = None
+    sweep: Any = None
+
+
+@dataclass(frozen=True)
+class SweepCommand(MeasuringCommand):
+    """The root of sweep.py's configuration."""
+
+    sweep: Sweeping | None = None
+
+
+def command(config: Mapping[Any, Any]) -> type[Common]:
+    """Which command a configuration is for."""
+    if "evaluation" not in config:
+        return TrainCommand
+    return SweepCommand if "stage" in (config.get("sweep") or {}) else MeasuringCommand
+
+
+def is_schema(kind: Any) -> bool:
+    """Whether an annotation is one of the above."""
+    return isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == __name__
+
+
+def holds_objects(schema: type[Any]) -> bool:
+    """Whether a node may hold objects of any name beside its settings."""
+    return issubclass(schema, Evaluating)
+
+
+def names(schema: type[Any]) -> list[str]:
+    """The settings of a node."""
+    return [setting.name for setting in fields(schema)]

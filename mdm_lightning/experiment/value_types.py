@@ -1,0 +1,70 @@
+"""Whether a value of the configuration is what an annotation says, strictly: 10.5 is no whole number, and neither is
+true."""
+
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin
+
+from omegaconf import DictConfig, ListConfig
+
+TARGET = "_target_"
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
+
+
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a value may be given where ``hint`` is annotated. What will be built stands for any class."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(choice, value) for choice in arguments)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
+    if is_object(value):
+        return hint not in _WORDS or hint is str  # a text may be built, too
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    if hint in _WORDS:
+        return isinstance(value, hint)
+    base = origin or hint
+    if base is tuple:
+        return isinstance(value, ListConfig) and _fit_tuple(arguments, value)
+    if isinstance(base, type) and issubclass(base, Sequence):
+        return isinstance(value, ListConfig) and all(fits(arguments[0], item) for item in value if arguments)
+    if isinstance(base, type) and issubclass(base, Mapping):
+        return isinstance(value, DictConfig) and all(fits(arguments[1], item) for item in value.values() if arguments)
+    return not (isinstance(hint, type) and hint.__module__.startswith("mdm_lightning."))
+
+
+def _fit_tuple(hints: Sequence[Any], value: ListConfig) -> bool:
+    if len(hints) == 2 and hints[1] is ...:
+        return all(fits(hints[0], item) for item in value)
+    return len(hints) == len(value) and all(fits(hint, item) for hint, item in zip(hints, value, strict=True))
+
+
+def words(hint: Any) -> str:
+    """An annotation in words."""
+    return " or ".join(dict.fromkeys(_words(hint)))
+
+
+def _words(hint: Any) -> Iterator[str]:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        for choice in sorted(arguments, key=lambda choice: choice is types.NoneType):
+            yield from _words(choice)
+    elif origin is Literal:
+        yield from map(str, arguments)
+    elif hint in _WORDS:
+        yield _WORDS[hint]
+    elif origin is tuple and ... not in arguments:
+        yield f"a list of {len(arguments)}: " + ", ".join(map(words, arguments))
+    elif isinstance(origin or hint, type) and issubclass(origin or hint, Mapping):
+        yield f"names with {words(arguments[1])} each" if arguments else "a mapping"
+    elif isinstance(origin or hint, type) and issubclass(origin or hint, Sequence):
+        yield f"a list, each {words(arguments[0])}" if arguments else "a list"
+    else:
+        yield "an object with a _target_, as the files in conf/ have"
+
+
+def is_object(value: Any) -> bool:
+    """Whether a value of the configuration will be built."""
+    return isinstance(value, DictConfig) and TARGET in value
