@@ -4,7 +4,7 @@ Tokenizers treat the beginning of a text apart (SentencePiece's put a space in f
 together across any seam. Whatever is cut in two, prompt and response, prefix and suffix, the pieces of a long document,
 is therefore encoded here, by one rule for training, sampling and likelihood:
 
-1. Spaces at the end of a prompt belong to what follows, because tokenizers attach a space to the word after it.
+1. Spaces at the end of a prompt belong to what follows, if the tokenizer attaches a space to the word after it.
 2. The ids of a prompt are those of the prompt alone, whatever follows: a sampler knows no more.
 3. What follows has the ids that it has in the whole text. Where a token of the whole would reach over the seam, it is
    encoded from the seam on, so that prompt and continuation together still spell the whole text.
@@ -25,19 +25,23 @@ _ANCHORS = ("\ue000", "a")
 _UTF8_BYTES = 4
 
 
-def split_spaces(prompt: str) -> tuple[str, str]:
-    """A prompt without the spaces at its end, and these."""
+def split_spaces(tokenizer: Tokenizer, prompt: str) -> tuple[str, str]:
+    """A prompt, and the spaces at its end that become part of what follows; none where a space is a token for itself,
+    as among bytes and characters."""
     kept = prompt.rstrip(" ")
-    return kept, prompt[len(kept) :]
+    if kept == prompt:
+        return prompt, ""
+    alone, continued = tokenizer.encode_batch([prompt, f"{prompt}a"])
+    return (prompt, "") if continued[: len(alone)] == alone else (kept, prompt[len(kept) :])
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, *, special: bool = False) -> list[int]:
-    """Ids of a prompt that is to be continued, without the spaces at its end.
+    """Ids of a prompt that is to be continued, without the spaces that belong to what follows.
 
     Args:
         special: special tokens that the prompt spells out are meant: a rendered chat.
     """
-    return tokenizer.encode(split_spaces(prompt)[0], special=special)
+    return tokenizer.encode(split_spaces(tokenizer, prompt)[0], special=special)
 
 
 def encode_pairs(
@@ -50,7 +54,7 @@ def encode_pairs(
     Args:
         special: special tokens that a prompt spells out are meant; in a response they never are.
     """
-    parts = [split_spaces(prompt) for prompt in prompts]
+    parts = [split_spaces(tokenizer, prompt) for prompt in prompts]
     befores = [kept for kept, _ in parts]
     texts = [response and spaces + response for (_, spaces), response in zip(parts, responses, strict=True)]
     before_ids = tokenizer.encode_batch(befores, special=special)

@@ -138,7 +138,7 @@ class MaskedDiffusionLM(LM):
     def _answer(self, prompt: Prompt, completion: Completion, context: str) -> str:
         """What was generated, without the spaces that are at the context's end already."""
         text = self.subject.tokenizer.answer(completion.tokens, after=prompt.tokens)
-        spaces = split_spaces(context)[1]
+        spaces = split_spaces(self.subject.tokenizer, context)[1]
         return text[min(len(spaces), len(text) - len(text.lstrip(" "))) :]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:

@@ -28,7 +28,8 @@ class Samples:
 
     Args:
         sampler: how text is generated.
-        prompt: text at the beginning of every sequence; spaces at its end are left to what follows.
+        prompt: text at the beginning of every sequence; spaces at its end are left to what follows, if the
+            tokenizer attaches spaces to words.
         suffix: text at the end of every sequence.
         chat: the prompt is what a user says, and the tokenizer's chat template goes around it.
         length: positions per sequence, prompt and suffix included; None for the length of the data.

@@ -2,13 +2,21 @@
 
 import itertools
 import logging
+from pathlib import Path
 
 import pytest
 
 from mdm_lightning.data import corpus, packing
-from mdm_lightning.data.context import encode_after, encode_fragment, encode_pairs, encode_prompt, spell_out
+from mdm_lightning.data.context import (
+    encode_after,
+    encode_fragment,
+    encode_pairs,
+    encode_prompt,
+    spell_out,
+    split_spaces,
+)
 from mdm_lightning.data.text import Files
-from mdm_lightning.data.tokenizer_spec import Given
+from mdm_lightning.data.tokenizer_spec import ByteLevel, Given
 from tests.tokenizer_families import ALL, CORPUS, LOSSLESS, bert, characters, gpt2, llama2, mistral, phi3, t5
 
 lossless = pytest.mark.parametrize("family", LOSSLESS.values(), ids=LOSSLESS)
@@ -26,12 +34,23 @@ def test_prompt_and_response_spell_their_text(family):
         if not prompt.strip(" ") and response.startswith(" ") and family is mistral:
             continue  # this tokenizer takes a space at the beginning for its own
         [(before, after)] = encode_pairs(tokenizer, [prompt], [response])
-        kept = prompt.rstrip(" ")
+        kept = split_spaces(tokenizer, prompt)[0]
         rest = (prompt + response)[len(kept) :]
         assert before == tokenizer.encode(kept) == encode_prompt(tokenizer, prompt)
         assert tokenizer.decode([*before, *after]) == prompt + response
         assert tokenizer.decode(after, after=before) == rest
         assert tokenizer.answer([*after, tokenizer.eos_id, *after], after=before) == rest
+
+
+@pytest.mark.parametrize("prompt", ["or not: ", "for a  ", "a\n    "])
+def test_spaces_at_a_prompts_end(prompt):
+    """They go to what follows exactly where a tokenizer attaches them to it: nobody's prompt is cut otherwise."""
+    for attaches in (gpt2, llama2, t5):
+        assert split_spaces(attaches(), prompt) == (prompt.rstrip(" "), prompt[len(prompt.rstrip(" ")) :])
+    for single in (characters, lambda: ByteLevel().build(list, Path())):
+        tokenizer = single()
+        assert split_spaces(tokenizer, prompt) == (prompt, "")
+        assert tokenizer.decode(encode_prompt(tokenizer, prompt)) == prompt
 
 
 @every
@@ -59,7 +78,8 @@ def test_words_have_the_ids_that_they_have_in_the_whole(family):
 @every
 def test_an_empty_response_has_no_ids(family):
     tokenizer = family()
-    assert encode_pairs(tokenizer, ["what ", "", " "], ["", "", ""])[0] == (tokenizer.encode("what"), [])
+    kept = split_spaces(tokenizer, "what ")[0]
+    assert encode_pairs(tokenizer, ["what ", "", " "], ["", "", ""])[0] == (tokenizer.encode(kept), [])
 
 
 @lossless

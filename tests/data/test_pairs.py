@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.plugins import Precision
 
 from mdm_lightning.data.chat import render_chat
+from mdm_lightning.data.context import encode_prompt
 from mdm_lightning.data.source import PreparedData
 from mdm_lightning.data.text import Files
 from mdm_lightning.data.tokenizer import Tokenizer
@@ -444,7 +445,7 @@ def test_responses_are_tokenised_as_they_follow_their_prompts(family, tmp_path):
     batch = whole(data.train)
     for (prompt, response), row, maskable in zip(pairs, *batch.values(), strict=True):
         assert data.tokenizer.decode(row) == prompt + response
-        assert row[~maskable].tolist() == data.tokenizer.encode(prompt.rstrip(" "))
+        assert row[~maskable].tolist() == encode_prompt(data.tokenizer, prompt)
 
 
 def test_chats_are_tokenised_as_the_tokenizer_tokenises_their_text(tmp_path):

@@ -130,10 +130,10 @@ def test_only_tasks_that_ask_for_greedy_answers_get_them():
 
 @pytest.mark.parametrize(
     ("context", "target", "parts"),
-    [("a ", "bx", ["a", " bx"]), ("a", " bx", ["a", " bx"]), ("", "bx", ["", "bx"]), ("ab", "", ["ab", ""])],
+    [("a ", "bx", ["a ", "bx"]), ("a", " bx", ["a", " bx"]), ("", "bx", ["", "bx"]), ("ab", "", ["ab", ""])],
 )
-def test_spaces_belong_to_what_follows(context, target, parts):
-    """As the tokenizers of language models have it."""
+def test_characters_stay_on_their_side_of_the_seam(context, target, parts):
+    """They are tokens for themselves; tests/data/test_context.py has the tokenizers that attach spaces to words."""
     pair = model(subject("abxy"))._encode_pair(context, target)
     assert [TOKENIZER.decode(part) for part in pair] == parts
 
