@@ -10,6 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from mdm_lightning.errors import UserError
 
@@ -27,10 +28,12 @@ class NewFolders(Callback):
     """Hydra callback that notices which folders Hydra is about to make."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        notice_new(Path(config.hydra.run.dir))
+        with suppress(OmegaConfBaseException):  # a name that cannot be resolved makes no folder, and is refused next
+            notice_new(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        notice_new(Path(config.hydra.sweep.dir))
+        with suppress(OmegaConfBaseException):
+            notice_new(Path(config.hydra.sweep.dir))
 
 
 def notice_new(folder: Path) -> None:

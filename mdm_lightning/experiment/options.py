@@ -53,8 +53,19 @@ def check_options(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         for name in settings.READ_OF_TRAINER:
             unread.pop(name, None)
         inspection.refuse_trainer(unread, "is for training; what is read of the trainer here: {}")
-    inspection.build(deepcopy(config), "")  # of a copy: building resolves the references among nodes, for good
+    if schema is not settings.TrainCommand or config.ckpt is None:  # else another's settings may still come in
+        check_objects(config)
     return config
+
+
+def check_objects(config: DictConfig) -> None:
+    """Checks the numbers in a configuration, and whether they go together, by building what is cheap to build.
+
+    Raises:
+        UserError: a constructor refuses its arguments.
+    """
+    # Of a copy: building resolves the references among nodes, for good.
+    _Inspection(config, ()).build(deepcopy(config), "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,7 @@ from mdm_lightning.experiment.launch import (
     ranks_exist,
     world_size,
 )
+from mdm_lightning.experiment.options import check_objects
 from mdm_lightning.experiment.precision import refuse_low_precision, stored_precision
 from mdm_lightning.experiment.report import TrainingReport, corpus_entropies, results_step
 from mdm_lightning.experiment.resume import changes, chosen_groups, refuse_changes, resumed_config
@@ -92,6 +93,8 @@ def _train(config: DictConfig, output: Path) -> float | None:
         config = _go_on(config, start.resumed, hydra)
     else:
         adopt_sizes(config, start, hydra.overrides.task)
+    if config.ckpt is not None:
+        check_objects(config)
     if leads() and config.ckpt != "auto" and (start.resumed is not None or start.published is None):
         refuse_occupied(output, start.resumed and start.resumed.path)
     ranks = local_ranks(config.trainer)
