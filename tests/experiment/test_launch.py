@@ -10,7 +10,7 @@ class Started:
 
     returncode = 0
 
-    def __init__(self, command, env) -> None:
+    def __init__(self, command, env, **_) -> None:
         socket.create_connection((env["MASTER_ADDR"], int(env["MASTER_PORT"]))).close()
 
     def poll(self) -> int:

@@ -73,7 +73,7 @@ def test_built_again_it_is_the_same(report):
 
 
 def test_the_page_needs_nothing_else(report):
-    text = report.read_text()
+    text = report.read_text("utf-8")
     page = Resources()
     page.feed(text)
     assert not page.open
@@ -84,7 +84,7 @@ def test_the_page_needs_nothing_else(report):
 
 
 def test_the_page_says_what_happened(report):
-    text = report.read_text()
+    text = report.read_text("utf-8")
     for phrase in (
         "38 cells finished, 1 failed",
         "use Beta(0.9, 0.3)",
@@ -102,7 +102,7 @@ def test_the_page_says_what_happened(report):
 
 def test_predictions_for_confidence_orders_carry_the_caveat(tmp_path):
     folder = write_sweep(tmp_path, [make_cell(name, 16, order="confidence") for name in ("linear", "sine")])
-    assert "the theorem does not cover confidence-ordered sampling" in build_report(folder).read_text()
+    assert "the theorem does not cover confidence-ordered sampling" in build_report(folder).read_text("utf-8")
 
 
 def test_results_have_a_line_per_cell_and_metric():
@@ -127,7 +127,7 @@ def test_results_have_a_line_per_cell_and_metric():
 
 
 def test_tables_are_in_the_papers_layout(report):
-    text = (report.parent / "table.md").read_text()
+    text = (report.parent / "table.md").read_text("utf-8")
     refined, grid = text.split("bold: within one standard error")[1:3]
     for table, labels in ((refined, 6), (grid, 13)):
         rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
@@ -136,12 +136,12 @@ def test_tables_are_in_the_papers_layout(report):
         assert len(rows[2:]) >= labels
         for column in (1, 2):
             assert any(row[column].startswith("**") for row in rows[2:])
-    assert (report.parent / "table.tex").read_text().count(r"\begin{tabular}{lrr}") == 2
+    assert (report.parent / "table.tex").read_text("utf-8").count(r"\begin{tabular}{lrr}") == 2
 
 
 def test_each_combination_of_the_other_axes_has_a_section(tmp_path):
     cells = [make_cell(name, 16, order=order) for name in ("linear", "sine") for order in ("random", "margin")]
-    text = build_report(write_sweep(tmp_path, cells)).read_text()
+    text = build_report(write_sweep(tmp_path, cells)).read_text("utf-8")
     assert "What to use: order = margin" in text
     assert "What to use: order = random" in text
     assert len(list((tmp_path / "figures").iterdir())) == 6
@@ -205,7 +205,7 @@ ODD_SWEEPS = {
 
 @pytest.mark.parametrize("name", ODD_SWEEPS)
 def test_odd_sweeps_have_reports_too(name, tmp_path):
-    text = build_report(write_sweep(tmp_path, ODD_SWEEPS[name])).read_text()
+    text = build_report(write_sweep(tmp_path, ODD_SWEEPS[name])).read_text("utf-8")
     page = Resources()
     page.feed(text)
     assert not page.open
@@ -278,7 +278,7 @@ def test_hostile_axes_and_tasks_stay_text(tmp_path, file):
         rows = [row._replace(settings={"task": task}) for task in ("one", hostile) for row in cell.rows[:2]]
         cells.append(replace(cell, id=name, rows=rows, axes={**cell.axes, hostile: "v"}))
     build_report(write_sweep(tmp_path, cells, command=hostile))
-    text = (tmp_path / file).read_text()
+    text = (tmp_path / file).read_text("utf-8")
     forbidden = {"table.md": r"(?<!\\)[`<\[&]", "table.tex": r"\\input\{|(?<!\\)&amp", "report.html": "<i>"}
     assert not re.search(forbidden[file], text)
     if file == "table.tex":
@@ -296,7 +296,11 @@ def test_the_report_of_exact_numbers_claims_no_error(tmp_path):
         rows = [Row("kl", value, None, 32, {}, "lower", exact=True), Row("predicted_gap", value / 9, 0.01, 99, {})]
         cells.append(replace(make_cell(schedule, 3), rows=rows))
     page = build_report(write_sweep(tmp_path, cells))
-    texts = [page.read_text(), (tmp_path / "table.md").read_text(), (tmp_path / "table.tex").read_text()]
+    texts = [
+        page.read_text("utf-8"),
+        (tmp_path / "table.md").read_text("utf-8"),
+        (tmp_path / "table.tex").read_text("utf-8"),
+    ]
     for text in texts:
         words = re.sub(r'src="data:[^"]*"', "", text)
         for word in ("±", r"\pm", "standard error", "interval", "Holm", "bootstrap", "n = 32", "optimistic", "p-value"):
@@ -306,7 +310,7 @@ def test_the_report_of_exact_numbers_claims_no_error(tmp_path):
     assert texts[1].count("**") == 2 * 3, "the best score twice, and the smallest gap"
     assert "What to use" in texts[0]
     assert 'class="verdict sure"' in texts[0]
-    lines = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    lines = list(csv.DictReader((tmp_path / "results.csv").read_text("utf-8").splitlines()))
     assert {line["exact"] for line in lines if line["metric"] == "kl"} == {"True"}
     assert {line["stderr"] for line in lines if line["metric"] == "kl"} == {""}
 
@@ -320,10 +324,10 @@ def test_several_tasks_have_tables_figures_and_lines_of_their_own(tmp_path):
             rows += [Row("exact_match", value, 0.125, 8, {"task": task}, "higher", scores)]
             rows += [Row("forward_passes", 10 * value, None, 8, {"task": task})]
         cells.append(replace(make_cell(name, 8), rows=rows))
-    text = build_report(write_sweep(tmp_path, cells)).read_text()
+    text = build_report(write_sweep(tmp_path, cells)).read_text("utf-8")
     assert "What to use: task = gsm8k" in text
     assert "What to use: task = bbh" in text
-    lines = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    lines = list(csv.DictReader((tmp_path / "results.csv").read_text("utf-8").splitlines()))
     found = {
         (line["schedule"], line["task"]): (line["value"], line["nfe"])
         for line in lines
@@ -333,7 +337,7 @@ def test_several_tasks_have_tables_figures_and_lines_of_their_own(tmp_path):
         ("linear", "gsm8k"): ("0.25", "2.5"), ("linear", "bbh"): ("0.75", "7.5"),
         ("sine", "gsm8k"): ("0.5", "5.0"), ("sine", "bbh"): ("0.5", "5.0"),
     }  # fmt: skip
-    sections = (tmp_path / "table.md").read_text().split("## ")[1:]
+    sections = (tmp_path / "table.md").read_text("utf-8").split("## ")[1:]
     assert [section.splitlines()[0] for section in sections] == ["task = gsm8k", "task = bbh"]
     assert "| linear | 0.25 " in sections[0]
     assert "| linear | **0.75 " in sections[1]
@@ -341,10 +345,14 @@ def test_several_tasks_have_tables_figures_and_lines_of_their_own(tmp_path):
 
 
 def test_passes_are_shown_where_steps_do_not_say_what_they_cost(tmp_path):
-    text = (build_report(write_sweep(tmp_path / "a", [make_cell((0.9, 0.3), 16)])).parent / "table.md").read_text()
+    text = (build_report(write_sweep(tmp_path / "a", [make_cell((0.9, 0.3), 16)])).parent / "table.md").read_text(
+        "utf-8"
+    )
     assert "Forward passes per sequence" in text
     assert "| Beta(0.9, 0.3) | 14.08 |" in text
-    text = (build_report(write_sweep(tmp_path / "b", [make_cell((0.9, 0.9), 16)])).parent / "table.md").read_text()
+    text = (build_report(write_sweep(tmp_path / "b", [make_cell((0.9, 0.9), 16)])).parent / "table.md").read_text(
+        "utf-8"
+    )
     assert "Forward passes" not in text
 
 
