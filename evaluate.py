@@ -9,8 +9,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from mdm_lightning.experiment.command import run_command, single_job
-from mdm_lightning.experiment.evaluate import evaluate
+from mdm_lightning.commands.command import run_command, single_job
+from mdm_lightning.commands.evaluate import evaluate
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

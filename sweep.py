@@ -10,9 +10,9 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from mdm_lightning.experiment.command import run_command
-from mdm_lightning.experiment.sweep import sweep
-from mdm_lightning.experiment.sweep_cell import run_cell
+from mdm_lightning.commands.command import run_command
+from mdm_lightning.commands.sweep.cell import run_cell
+from mdm_lightning.commands.sweep.sweep import sweep
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="sweep")

@@ -10,9 +10,9 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from mdm_lightning.experiment.command import run_command, single_job
-from mdm_lightning.experiment.resume import continue_in_place
-from mdm_lightning.experiment.train import train
+from mdm_lightning.commands.command import run_command, single_job
+from mdm_lightning.commands.resume import continue_in_place
+from mdm_lightning.commands.train import train
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

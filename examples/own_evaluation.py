@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mdm_lightning.data.toy import Balanced
+from mdm_lightning.data.tasks.toy import Balanced
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.evaluation.base import Row, Subject
 from mdm_lightning.evaluation.description import describe_sampler
-from mdm_lightning.evaluation.generate import generate
+from mdm_lightning.evaluation.generation.generate import generate
 from mdm_lightning.sampling.presets import expected_random
 from mdm_lightning.sampling.sampler import Sampler
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from mdm_lightning.data.toy import balanced
+from mdm_lightning.data.tasks.toy import balanced
 from mdm_lightning.diffusion.schedule import LinearSchedule, MaskSchedule, SquaredSineSchedule, TabulatedSchedule
-from mdm_lightning.evaluation.exact_law import ExactSampler
+from mdm_lightning.evaluation.paper.exact_law import ExactSampler
 from mdm_lightning.sampling.count import Binomial
 
 

@@ -8,10 +8,10 @@ from tests.patience import SECONDS
 
 PRELOADED = [
     "tests.commands.conftest",
-    "mdm_lightning.experiment.train",
-    "mdm_lightning.experiment.sweep",
-    "mdm_lightning.evaluation.harness",
-    "mdm_lightning.evaluation.harness_catalogue",
+    "mdm_lightning.commands.train",
+    "mdm_lightning.commands.sweep.sweep",
+    "mdm_lightning.evaluation.lm_eval.model",
+    "mdm_lightning.evaluation.lm_eval.catalogue",
     "lm_eval.evaluator",
     "peft",
     "tensorboard",

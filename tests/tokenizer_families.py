@@ -9,8 +9,8 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-from mdm_lightning.data.tokenizer import Tokenizer
-from mdm_lightning.data.tokenizer_spec import ByteLevel, Character
+from mdm_lightning.data.tokenizer.spec import ByteLevel, Character
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 
 CORPUS = [
     "Once upon a time there was a cat. Question: what is it?\nAnswer: yes no maybe 12345\n\n",

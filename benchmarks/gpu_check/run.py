@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 # Here, so that the processes that are forked need not import them again.
-import mdm_lightning.experiment.evaluate
-import mdm_lightning.experiment.sweep
-import mdm_lightning.experiment.train  # noqa: F401
+import mdm_lightning.commands.evaluate
+import mdm_lightning.commands.sweep.sweep
+import mdm_lightning.commands.train  # noqa: F401
 from gpu_check import ancestral, ceilings, llada8b, precision, processes, training
 from gpu_check.report import Report, Row, read_rows, table, write_json
 

@@ -10,7 +10,7 @@ from threading import Thread
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from mdm_lightning.data.corpus import Corpus, FileCorpus, TableCorpus, files_identity, find_files
+from mdm_lightning.data.text.corpus import Corpus, FileCorpus, TableCorpus, files_identity, find_files
 from mdm_lightning.errors import UserError
 
 log = logging.getLogger(__name__)

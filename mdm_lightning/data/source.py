@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from mdm_lightning.data.tokenizer import Tokenizer
-from mdm_lightning.data.tokenizer_spec import TokenizerSpec
+from mdm_lightning.data.tokenizer.spec import TokenizerSpec
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 
 
 class Batch(TypedDict):

@@ -15,8 +15,8 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from mdm_lightning.data.atomic import locked, remove_leftovers, replacing, write_atomically
 from mdm_lightning.errors import UserError
+from mdm_lightning.files import locked, remove_leftovers, replacing, write_atomically
 
 log = logging.getLogger(__name__)
 

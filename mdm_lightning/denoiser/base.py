@@ -22,6 +22,9 @@ LARGEST = 2**24
 ShapeOf = Callable[[str], tuple[int, ...] | None]
 
 
+DENOISER = "denoiser."  # prefix of the denoiser's weights in a checkpoint of a run
+
+
 class NoDistribution(UserError):
     """A denoiser's logits are no distribution: one of them is NaN or +inf, or none is finite."""
 

@@ -5,6 +5,7 @@
 in nats per sequence (paper, eq. 3). Its expectation does not depend on the schedule, only its variance does.
 """
 
+import math
 from typing import NamedTuple, Protocol
 
 import torch
@@ -54,3 +55,13 @@ def nelbo(denoiser: PredictsMaskedTokens, batch: MaskedBatch) -> Nelbo:
     masks = zeros.index_add(0, sequence, torch.ones_like(loss))
     answer = None if batch.answer is None else batch.weight * zeros.index_add(0, sequence, loss * batch.answer)
     return Nelbo(batch.weight * cross_entropy, cross_entropy, masks, answer)
+
+
+def perplexity(nats_per_token: float) -> float:
+    """exp of the NELBO per token: an upper bound on the perplexity."""
+    return math.inf if nats_per_token >= 700 else math.exp(nats_per_token)
+
+
+def bits_per_byte(nats_per_position: float, bytes_per_position: float) -> float:
+    """Bits per byte of UTF-8 text from nats per token position: comparable between tokenizers."""
+    return nats_per_position / (math.log(2) * bytes_per_position)

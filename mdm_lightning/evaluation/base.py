@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from mdm_lightning.data.source import PreparedData, Task
-from mdm_lightning.data.tokenizer import Tokenizer
-from mdm_lightning.data.toy import Law
+from mdm_lightning.data.tasks.toy import Law
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.processes import Processes

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from mdm_lightning.arguments import check_numbers, check_shares
-from mdm_lightning.diffusion.counts import check_steps
+from mdm_lightning.diffusion.profile.counts import check_steps
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.sampling.evidence import Candidates, confidence, entropy
 from mdm_lightning.sampling.noise import SequenceNoise

@@ -12,7 +12,7 @@ from torch.utils.tensorboard.summary import hparams
 from mdm_lightning.data.source import PreparedData
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.evaluation.figures import profile_history_figure, schedule_figure
-from mdm_lightning.evaluation.transcript import transcript
+from mdm_lightning.evaluation.generation.transcript import transcript
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.training.module import MaskedDiffusion

@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mdm_lightning.data.atomic import write_atomically
+from mdm_lightning.files import write_atomically
 
 STEP = "step"
 

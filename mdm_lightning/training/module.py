@@ -14,10 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.diffusion.masking import MaskedBatch
 from mdm_lightning.diffusion.objective import nelbo
-from mdm_lightning.evaluation.metrics import AnswerNelboMetric, CountProfileMetric, NelboMetric, ProfileMetric
+from mdm_lightning.training.metrics import AnswerNelboMetric, CountProfileMetric, NelboMetric, ProfileMetric
 from mdm_lightning.training.optimizer import LearningRateSchedule, OptimizerFactory
-
-DENOISER = "denoiser."  # prefix of the denoiser's weights in a checkpoint
 
 
 class MaskedDiffusion(lightning.LightningModule):

@@ -6,7 +6,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import Metric
 
-from mdm_lightning.evaluation.metrics import ProfileMetric, bits_per_byte, perplexity
+from mdm_lightning.diffusion.objective import bits_per_byte, perplexity
+from mdm_lightning.training.metrics import ProfileMetric
 from mdm_lightning.training.module import MaskedDiffusion
 
 

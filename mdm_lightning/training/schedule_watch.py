@@ -6,10 +6,10 @@ from jaxtyping import Float64
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from mdm_lightning.diffusion.profile import LossProfile
-from mdm_lightning.diffusion.profile_fit import fit_profile, sequences_behind
+from mdm_lightning.diffusion.profile.fit import fit_profile, sequences_behind
+from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import MaskSchedule
-from mdm_lightning.evaluation.profile import revealed_counts
+from mdm_lightning.evaluation.likelihood.profile import revealed_counts
 from mdm_lightning.training.module import MaskedDiffusion
 from mdm_lightning.training.scalars import log_scalars
 

@@ -22,7 +22,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.plugins.config_source import ConfigResult
 
-from mdm_lightning.experiment.options import check_options
+from mdm_lightning.commands.options.unread import check_options
 from tests.forkserver import forkserver
 
 REPOSITORY = Path(__file__).parents[2]

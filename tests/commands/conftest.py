@@ -20,8 +20,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mdm_lightning.evaluation.programs import cores
-from mdm_lightning.experiment.launch import meeting_point
+from mdm_lightning.commands.launch import meeting_point
+from mdm_lightning.evaluation.sandbox.runner import cores
 from tests.commands.ranks import serve
 from tests.forkserver import forkserver
 from tests.patience import SECONDS

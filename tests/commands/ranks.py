@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
-from mdm_lightning.experiment import launch
+from mdm_lightning.commands import launch
 
 Run = Callable[[Sequence[str], Mapping[str, str]], None]
 

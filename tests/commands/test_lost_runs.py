@@ -57,7 +57,7 @@ while True:
 
 
 def _launch(script: str, folder: str) -> None:
-    from mdm_lightning.experiment.launch import launch_ranks
+    from mdm_lightning.commands.launch import launch_ranks
 
     sys.argv = [script]
     os.environ["PYTHONPATH"] = str(REPOSITORY)

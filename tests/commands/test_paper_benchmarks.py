@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lm_eval.tasks import TaskManager
 
-from mdm_lightning.evaluation.harness_catalogue import OWN, Catalogue
+from mdm_lightning.evaluation.lm_eval.catalogue import OWN, Catalogue
 from tests.commands.conftest import Measuring
 from tests.commands.test_sweep import cells
 from tests.denoiser.published import llada, write_with_tokenizer

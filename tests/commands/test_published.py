@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdm_lightning.denoiser.checkpoints import read_published
+from mdm_lightning.denoiser.published.loading import read_published
 from tests.commands.conftest import Measuring, Outcome, load
 from tests.commands.test_evaluate import rows_of
 from tests.commands.test_sweep import cells, numbers
@@ -289,7 +289,7 @@ def test_adapters_remember_a_tokenizer_that_was_given(tune: Tune, evaluate: Meas
 
 def test_a_checkpoint_has_nothing_foreign_built(evaluate: Measuring, text_model: Path, tmp_path):
     """Hydra would call whatever a checkpoint from somebody else names."""
-    for target in ("subprocess.Popen", "mdm_lightning.experiment.launch.subprocess.Popen", "os.system"):
+    for target in ("subprocess.Popen", "mdm_lightning.commands.launch.subprocess.Popen", "os.system"):
         checkpoint = load(text_model / "checkpoints/last.ckpt")
         checkpoint["mdm_lightning"]["config"]["model"]["extra"] = {"_target_": target, "args": ["touch", "touched"]}
         torch.save(checkpoint, tmp_path / "shared.ckpt")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mdm_lightning.experiment.sweep_report.records import Cell, Sweep
+from mdm_lightning.report.records import Cell, Sweep
 from tests.commands.conftest import REPOSITORY, Measuring, incident, scalars, variables
 from tests.commands.test_evaluate import rows_of
 from tests.patience import SECONDS, wait_until

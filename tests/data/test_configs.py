@@ -9,7 +9,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from mdm_lightning.data.source import Source
-from mdm_lightning.data.tokenizer_spec import ByteLevel, BytePairEncoding, FromTask, TokenizerSpec
+from mdm_lightning.data.tokenizer.spec import ByteLevel, BytePairEncoding, FromTask, TokenizerSpec
 
 CONF = Path(__file__).parents[2] / "conf"
 DATA = sorted(file.stem for file in (CONF / "data").glob("*.yaml"))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mdm_lightning.data import corpus, packing
-from mdm_lightning.data.context import (
+from mdm_lightning.data.text.sources import Files
+from mdm_lightning.data.tokenizer.context import (
     encode_after,
     encode_fragment,
     encode_pairs,
@@ -15,8 +16,7 @@ from mdm_lightning.data.context import (
     spell_out,
     split_spaces,
 )
-from mdm_lightning.data.text import Files
-from mdm_lightning.data.tokenizer_spec import ByteLevel, Given
+from mdm_lightning.data.tokenizer.spec import ByteLevel, Given
 from tests.tokenizer_families import ALL, CORPUS, LOSSLESS, bert, characters, gpt2, llama2, mistral, phi3, t5
 
 lossless = pytest.mark.parametrize("family", LOSSLESS.values(), ids=LOSSLESS)

@@ -6,8 +6,8 @@ from fractions import Fraction
 
 import pytest
 
-from mdm_lightning.data.countdown import Countdown, evaluate
 from mdm_lightning.data.source import Verdict
+from mdm_lightning.data.tasks.countdown import Countdown, evaluate
 from mdm_lightning.errors import UserError
 
 CORRECT, WRONG, MALFORMED = Verdict(True, True), Verdict(True, False), Verdict(False, False)

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mdm_lightning.data import hub
-from mdm_lightning.data.split import ByCharacter, FirstDocuments, LastDocuments, Published, Split
-from mdm_lightning.data.text import Hub
-from mdm_lightning.data.tokenizer_spec import ByteLevel
+from mdm_lightning.data.text.sources import Hub
+from mdm_lightning.data.text.split import ByCharacter, FirstDocuments, LastDocuments, Published, Split
+from mdm_lightning.data.tokenizer.spec import ByteLevel
 from mdm_lightning.errors import UserError
 from tests.patience import SECONDS
 
@@ -111,7 +111,7 @@ def test_one_text_without_line_breaks(tmp_path):
 
 
 def test_token_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("mdm_lightning.data.packing._BATCH_CHARACTERS", 1000)
+    monkeypatch.setattr("mdm_lightning.data.text.packing._BATCH_CHARACTERS", 1000)
     write_jsonl(tmp_path / "copy" / "x.jsonl", TRAIN)
     data = source(tmp_path / "copy", FirstDocuments(20), token_limit=10_000).prepare(ByteLevel(), tmp_path)
     assert 10_000 <= data.train.stream.size < 12_000
@@ -145,9 +145,9 @@ def test_without_a_network_it_fails_at_once(offline, tmp_path):
         import sys
         from pathlib import Path
         import datasets
-        from mdm_lightning.data.split import LastDocuments
-        from mdm_lightning.data.text import Hub
-        from mdm_lightning.data.tokenizer_spec import ByteLevel
+        from mdm_lightning.data.text.split import LastDocuments
+        from mdm_lightning.data.text.sources import Hub
+        from mdm_lightning.data.tokenizer.spec import ByteLevel
         attempts = []
         sys.addaudithook(lambda event, _: attempts.append(event) if event == "socket.connect" else None)
         try:

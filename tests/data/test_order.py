@@ -6,8 +6,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from mdm_lightning.data.order import BatchOrder, Counted, MicroBatch, ValidationOrder
-from mdm_lightning.data.text import Files
-from mdm_lightning.data.tokenizer_spec import ByteLevel
+from mdm_lightning.data.text.sources import Files
+from mdm_lightning.data.tokenizer.spec import ByteLevel
 from mdm_lightning.errors import UserError
 
 

@@ -15,12 +15,12 @@ import tokenizers
 import torch
 from lightning.pytorch.plugins import Precision
 
-from mdm_lightning.data.chat import render_chat
-from mdm_lightning.data.context import encode_prompt
 from mdm_lightning.data.source import PreparedData
-from mdm_lightning.data.text import Files
-from mdm_lightning.data.tokenizer import Tokenizer
-from mdm_lightning.data.tokenizer_spec import ByteLevel, BytePairEncoding, Character, Given, Pretrained, TokenizerSpec
+from mdm_lightning.data.text.sources import Files
+from mdm_lightning.data.tokenizer.chat import render_chat
+from mdm_lightning.data.tokenizer.context import encode_prompt
+from mdm_lightning.data.tokenizer.spec import ByteLevel, BytePairEncoding, Character, Given, Pretrained, TokenizerSpec
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking
 from mdm_lightning.diffusion.schedule import LinearSchedule
@@ -268,9 +268,9 @@ def test_two_processes_build_once(path, tmp_path):
     code = """if True:
         import logging, os, sys
         from pathlib import Path
-        from mdm_lightning.data import pairs
-        from mdm_lightning.data.text import Files
-        from mdm_lightning.data.tokenizer_spec import ByteLevel
+        from mdm_lightning.data.text.sources import pairs
+        from mdm_lightning.data.text.sources import Files
+        from mdm_lightning.data.tokenizer.spec import ByteLevel
         from tests.patience import wait_until
 
         def with_company(*arguments):

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
 
-from mdm_lightning.data.tokenizer import Tokenizer
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.errors import UserError
 
 TEXTS = [

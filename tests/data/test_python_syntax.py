@@ -12,7 +12,7 @@ import warnings
 
 import pytest
 
-from mdm_lightning.data.python_syntax import parses
+from mdm_lightning.evaluation.generation.python_syntax import parses
 
 SOURCE = """\
 @decorated(

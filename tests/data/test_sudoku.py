@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from mdm_lightning.data.source import Verdict
-from mdm_lightning.data.sudoku import Sudoku
-from mdm_lightning.data.tokenizer_spec import ByteLevel, FromTask
+from mdm_lightning.data.tasks.sudoku import Sudoku
+from mdm_lightning.data.tokenizer.spec import ByteLevel, FromTask
 from mdm_lightning.errors import UserError
 
 CORRECT, WRONG, MALFORMED = Verdict(True, True), Verdict(True, False), Verdict(False, False)

@@ -7,11 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mdm_lightning.data import corpus
-from mdm_lightning.data.corpus import FileCorpus, Piece
-from mdm_lightning.data.split import ByCharacter, ByHash, FirstDocuments, LastDocuments
-from mdm_lightning.data.text import Files, Stdlib
-from mdm_lightning.data.tokenizer_spec import ByteLevel, BytePairEncoding, Character, FromTask
+from mdm_lightning.data.text.corpus import FileCorpus, Piece
+from mdm_lightning.data.text.sources import Files, Stdlib, corpus
+from mdm_lightning.data.text.split import ByCharacter, ByHash, FirstDocuments, LastDocuments
+from mdm_lightning.data.tokenizer.spec import ByteLevel, BytePairEncoding, Character, FromTask
 from mdm_lightning.errors import UserError
 
 from .conftest import make_texts, write_jsonl

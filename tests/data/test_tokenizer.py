@@ -11,8 +11,8 @@ import torch
 from tokenizers import models, pre_tokenizers
 
 from mdm_lightning.data import hub
-from mdm_lightning.data.tokenizer import Tokenizer, from_characters
-from mdm_lightning.data.tokenizer_spec import ByteLevel, BytePairEncoding, Character, FromTask, Pretrained
+from mdm_lightning.data.tokenizer.spec import ByteLevel, BytePairEncoding, Character, FromTask, Pretrained
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer, from_characters
 from mdm_lightning.errors import UserError
 from tests.patience import SECONDS
 
@@ -70,7 +70,7 @@ def test_training_is_deterministic_over_processes(tmp_path):
         import sys
         from pathlib import Path
         from tests.data.conftest import make_texts
-        from mdm_lightning.data.tokenizer_spec import BytePairEncoding
+        from mdm_lightning.data.tokenizer.spec import BytePairEncoding
         print(BytePairEncoding(600).build(lambda: make_texts(400), Path(sys.argv[1])).fingerprint)
     """
     found = set()

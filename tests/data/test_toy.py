@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mdm_lightning.data.tokenizer import Tokenizer
-from mdm_lightning.data.tokenizer_spec import ByteLevel, FromTask
-from mdm_lightning.data.toy import Balanced, Extremes, Law, Letters, Table, balanced, extremes
+from mdm_lightning.data.tasks.toy import Balanced, Extremes, Law, Letters, Table, balanced, extremes
+from mdm_lightning.data.tokenizer.spec import ByteLevel, FromTask
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.errors import UserError
 
 

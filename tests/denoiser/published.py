@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mdm_lightning.data.published_tokenizer import END_OF_TEXT
-from mdm_lightning.data.tokenizer import Tokenizer, from_characters
-from mdm_lightning.denoiser.checkpoints import read_published
+from mdm_lightning.data.tokenizer.published import END_OF_TEXT
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer, from_characters
+from mdm_lightning.denoiser.published.loading import read_published
 from mdm_lightning.errors import UserError
 
 from . import plain_llama

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mdm_lightning.denoiser.checkpoints import read_published
 from mdm_lightning.denoiser.dit import DiT
-from mdm_lightning.denoiser.weight_files import missing_files
+from mdm_lightning.denoiser.published.loading import read_published
+from mdm_lightning.denoiser.published.weight_files import missing_files
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.sampling.count import Binomial
 from mdm_lightning.sampling.noise import SequenceNoise

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mdm_lightning.data.tokenizer import Tokenizer, from_characters
-from mdm_lightning.denoiser import export
-from mdm_lightning.denoiser.checkpoints import read_published
+from mdm_lightning.commands.export import refuse_occupied
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer, from_characters
 from mdm_lightning.denoiser.dit import DiT
-from mdm_lightning.denoiser.export import mdlm_layout, write_published
+from mdm_lightning.denoiser.published import export
+from mdm_lightning.denoiser.published.export import mdlm_layout, write_published
+from mdm_lightning.denoiser.published.loading import read_published
 from mdm_lightning.errors import UserError
-from mdm_lightning.experiment.export import refuse_occupied
 from tests.forkserver import forkserver
 from tests.patience import SECONDS
 

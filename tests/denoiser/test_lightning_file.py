@@ -19,8 +19,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from mdm_lightning.denoiser.checkpoints import read_published
 from mdm_lightning.denoiser.dit import DiT
+from mdm_lightning.denoiser.published.loading import read_published
 
 from . import plain_dit
 from .published import DEPTH, HEADS, HIDDEN, ROWS, Published, mdlm, refusal, same

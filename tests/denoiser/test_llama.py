@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mdm_lightning.denoiser import llama
-from mdm_lightning.denoiser.checkpoints import read_published
 from mdm_lightning.denoiser.llama import Llama, Rotary
+from mdm_lightning.denoiser.published.loading import read_published
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import Binomial, LargestRemainder

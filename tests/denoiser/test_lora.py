@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from mdm_lightning.denoiser.base import Denoiser
-from mdm_lightning.denoiser.checkpoints import PublishedModel, read_published
 from mdm_lightning.denoiser.lora import AllWeights, LoRA, adapter_start, own_weights
+from mdm_lightning.denoiser.published.loading import PublishedModel, read_published
 from mdm_lightning.errors import UserError
 
 from .published import DEPTH, dream, llada, mdlm

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdm_lightning.denoiser.families import FAMILIES
-from mdm_lightning.denoiser.weight_files import Weights
+from mdm_lightning.denoiser.published.families import FAMILIES
+from mdm_lightning.denoiser.published.weight_files import Weights
 from tests.patience import SECONDS
 
 from . import plain_llama
@@ -72,7 +72,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 import torch
-from mdm_lightning.denoiser.checkpoints import read_published
+from mdm_lightning.denoiser.published.loading import read_published
 
 def peak():
     status = Path("/proc/self/status").read_text()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mdm_lightning.diffusion.profile import LossProfile
+from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 
 
 def smooth_profile(n: int, knots: int, seed: int = 0) -> LossProfile:

@@ -13,14 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from mdm_lightning.diffusion.energy import (
-    MINIMUM,
-    OptimalSchedule,
-    beta_energy,
-    discrete_geodesic,
-    discrete_geodesic_energy,
-    energy,
-)
 from mdm_lightning.diffusion.schedule import (
     BetaSchedule,
     CosineSchedule,
@@ -30,6 +22,14 @@ from mdm_lightning.diffusion.schedule import (
     SineSchedule,
     SquaredSineSchedule,
     TabulatedSchedule,
+)
+from mdm_lightning.diffusion.theory.energy import (
+    MINIMUM,
+    OptimalSchedule,
+    beta_energy,
+    discrete_geodesic,
+    discrete_geodesic_energy,
+    energy,
 )
 
 from .tables import ANALYTIC, SCHEDULES, name_of

@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy import integrate
 
-from mdm_lightning.diffusion.energy import energy
-from mdm_lightning.diffusion.law_energy import (
+from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, SineSchedule, SquaredSineSchedule
+from mdm_lightning.diffusion.theory.energy import energy
+from mdm_lightning.diffusion.theory.law_energy import (
     MaskedStates,
     conditional_constant,
     conditional_energy,
@@ -17,7 +18,6 @@ from mdm_lightning.diffusion.law_energy import (
     kinetic_constant,
     kinetic_energy,
 )
-from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, SineSchedule, SquaredSineSchedule
 
 MASK = None
 PAIRS = [

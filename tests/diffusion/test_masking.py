@@ -13,7 +13,7 @@ from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion import masking
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking, StepMasking, mask_counts
 from mdm_lightning.diffusion.objective import nelbo
-from mdm_lightning.diffusion.profile import LossProfile
+from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, SineSchedule
 from mdm_lightning.diffusion.timesteps import StratifiedTimes, UniformTimes
 

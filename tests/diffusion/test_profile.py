@@ -11,7 +11,7 @@ import torch
 from scipy import optimize, stats
 
 from mdm_lightning.denoiser.dit import DiT
-from mdm_lightning.diffusion.profile import LossProfile
+from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import (
     BetaSchedule,
     LinearSchedule,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from mdm_lightning.diffusion.beta_search import best_beta
-from mdm_lightning.diffusion.counts import cheapest_counts
-from mdm_lightning.diffusion.profile import LossProfile
+from mdm_lightning.diffusion.profile.beta_search import best_beta
+from mdm_lightning.diffusion.profile.counts import cheapest_counts
+from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, SquaredSineSchedule
 from mdm_lightning.sampling.count import Expected
 

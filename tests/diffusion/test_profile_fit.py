@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mdm_lightning.diffusion.profile_fit import fit_profile, sequences_behind
+from mdm_lightning.diffusion.profile.fit import fit_profile, sequences_behind
 from mdm_lightning.diffusion.schedule import LinearSchedule
 
 N, KNOTS = 12, [0, 1, 4, 11]

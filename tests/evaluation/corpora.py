@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mdm_lightning.data.source import PreparedData
-from mdm_lightning.data.tokenizer import Tokenizer, from_characters
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer, from_characters
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.schedule import BetaSchedule

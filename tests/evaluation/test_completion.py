@@ -8,7 +8,7 @@ from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.denoiser.llama import Llama
 from mdm_lightning.diffusion.schedule import BetaSchedule
 from mdm_lightning.evaluation.base import Subject
-from mdm_lightning.evaluation.completion import Prompt, complete
+from mdm_lightning.evaluation.generation.completion import Prompt, complete
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import Binomial, Expected
 from mdm_lightning.sampling.order import Confidence, Random

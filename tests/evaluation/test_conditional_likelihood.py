@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from mdm_lightning.data.tokenizer import Tokenizer, from_characters
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer, from_characters
 from mdm_lightning.denoiser.base import Denoiser, NoDistribution
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.evaluation.base import Subject
-from mdm_lightning.evaluation.conditional_likelihood import Bound, Conditional, ConditionalLikelihood, windows
+from mdm_lightning.evaluation.likelihood.conditional import Bound, Conditional, ConditionalLikelihood, windows
 from tests.sampling.toys import FLAWS, Broken, exact, random_law
 
 VOCABULARY = Tokenizer(from_characters("abcdefg"))

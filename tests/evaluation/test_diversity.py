@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mdm_lightning.evaluation import diversity as module
-from mdm_lightning.evaluation.diversity import copied, diversity
+from mdm_lightning.evaluation.generation.diversity import copied, diversity
 from mdm_lightning.evaluation.processes import Processes
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from scipy import stats
 
-from mdm_lightning.data.toy import Balanced, Law, balanced, extremes
+from mdm_lightning.data.tasks.toy import Balanced, Law, balanced, extremes
 from mdm_lightning.denoiser.base import Denoiser, NoDistribution
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.denoiser.exact import ExactDenoiser
-from mdm_lightning.diffusion.profile import LossProfile
+from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import (
     BetaSchedule,
     LinearSchedule,
@@ -24,7 +24,7 @@ from mdm_lightning.diffusion.schedule import (
     TabulatedSchedule,
 )
 from mdm_lightning.evaluation.base import NotApplicable, Subject
-from mdm_lightning.evaluation.exact_law import ExactLaw, ExactSampler, divergence, total_variation
+from mdm_lightning.evaluation.paper.exact_law import ExactLaw, ExactSampler, divergence, total_variation
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import Binomial, EntropyBounded, Expected, FirstHitting, LargestRemainder
 from mdm_lightning.sampling.guidance import Guidance

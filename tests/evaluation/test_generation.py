@@ -11,13 +11,13 @@ from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, Tabul
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
 from mdm_lightning.evaluation.description import describe, describe_sampler
-from mdm_lightning.evaluation.diversity import diversity
-from mdm_lightning.evaluation.generate import generate
-from mdm_lightning.evaluation.generation import Generation, judge_rows
-from mdm_lightning.evaluation.judges import NgramJudge, NoJudge, Scores
-from mdm_lightning.evaluation.ngram import KneserNey
+from mdm_lightning.evaluation.generation.diversity import diversity
+from mdm_lightning.evaluation.generation.generate import generate
+from mdm_lightning.evaluation.generation.ngram import KneserNey
+from mdm_lightning.evaluation.generation.python_parses import PythonParses
+from mdm_lightning.evaluation.generation.quality import Generation, judge_rows
+from mdm_lightning.evaluation.generation.scorers import NgramJudge, NoJudge, Scores
 from mdm_lightning.evaluation.processes import Processes
-from mdm_lightning.evaluation.python_parses import PythonParses
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import Binomial, EntropyBounded, LargestRemainder
 from mdm_lightning.sampling.guidance import Guidance

@@ -5,15 +5,15 @@ import math
 import pytest
 from lm_eval.api.instance import Instance
 
-from mdm_lightning.data.context import encode_pairs
-from mdm_lightning.data.pairs import Pair, PairFormat
-from mdm_lightning.data.tokenizer import Tokenizer, from_characters
+from mdm_lightning.data.text.pairs import Pair, PairFormat
+from mdm_lightning.data.tokenizer.context import encode_pairs
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer, from_characters
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.schedule import BetaSchedule
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Subject
-from mdm_lightning.evaluation.conditional_likelihood import ConditionalLikelihood
-from mdm_lightning.evaluation.harness import MaskedDiffusionLM
+from mdm_lightning.evaluation.likelihood.conditional import ConditionalLikelihood
+from mdm_lightning.evaluation.lm_eval.model import MaskedDiffusionLM
 from mdm_lightning.sampling.count import Binomial
 from mdm_lightning.sampling.order import Random
 from mdm_lightning.sampling.sampler import Sampler

@@ -10,7 +10,7 @@ pytest.importorskip("lm_eval")
 
 from lm_eval import utils
 
-from mdm_lightning.evaluation.harness_catalogue import Catalogue
+from mdm_lightning.evaluation.lm_eval.catalogue import Catalogue
 
 CODE = "from pathlib import Path\nPath(__file__).with_name('touched').touch()\ndef rows(docs): return docs\n"
 TASK = """task: mine

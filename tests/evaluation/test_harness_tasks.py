@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation import harness_tasks
-from mdm_lightning.evaluation.programs import ProgramRunner, allowing, pass_at_k
+from mdm_lightning.evaluation.lm_eval import tasks as harness_tasks
+from mdm_lightning.evaluation.sandbox.runner import ProgramRunner, allowing, pass_at_k
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("math_verify")
@@ -24,8 +24,8 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from mdm_lightning.evaluation.harness_tasks import stock
-from mdm_lightning.evaluation.harness_tasks.code_answers import fenced_code
+from mdm_lightning.evaluation.lm_eval.tasks import stock
+from mdm_lightning.evaluation.lm_eval.tasks.code_answers import fenced_code
 from tests.patience import SECONDS
 
 OURS = Path(harness_tasks.__file__).parent

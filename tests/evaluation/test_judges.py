@@ -13,9 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.huggingface_judge import HuggingFaceJudge
-from mdm_lightning.evaluation.judges import NgramJudge, NoJudge
-from mdm_lightning.evaluation.ngram import KneserNey
+from mdm_lightning.evaluation.generation.huggingface_scorer import HuggingFaceJudge
+from mdm_lightning.evaluation.generation.ngram import KneserNey
+from mdm_lightning.evaluation.generation.scorers import NgramJudge, NoJudge
 
 from .corpora import text_subject
 

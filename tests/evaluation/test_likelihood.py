@@ -10,13 +10,13 @@ import torch
 from mdm_lightning.denoiser.base import NoDistribution
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.masking import CountMasking, ForwardProcess, IndependentMasking, StepMasking
-from mdm_lightning.diffusion.profile import LossProfile
+from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule
 from mdm_lightning.diffusion.timesteps import StratifiedTimes, UniformTimes
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row, Subject
-from mdm_lightning.evaluation.likelihood import Likelihood
-from mdm_lightning.evaluation.profile import Profile
+from mdm_lightning.evaluation.likelihood.corpus import Likelihood
+from mdm_lightning.evaluation.likelihood.profile import Profile
 from tests.diffusion.tables import uniform_denoiser
 from tests.sampling.toys import FLAWS, Broken
 

@@ -5,9 +5,9 @@ import threading
 import pytest
 
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.harness_tasks import math_verifier
-from mdm_lightning.evaluation.harness_tasks.math_answers import boxed, normalised
-from mdm_lightning.evaluation.harness_tasks.math_verifier import MathVerifier, equal
+from mdm_lightning.evaluation.lm_eval.tasks import math_verifier
+from mdm_lightning.evaluation.lm_eval.tasks.math_answers import boxed, normalised
+from mdm_lightning.evaluation.lm_eval.tasks.math_verifier import MathVerifier, equal
 
 pytest.importorskip("math_verify")
 

@@ -8,15 +8,13 @@ import torchmetrics
 
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.diffusion.masking import CountMasking, MaskedBatch, mark_answers
-from mdm_lightning.diffusion.objective import Nelbo, nelbo
+from mdm_lightning.diffusion.objective import Nelbo, bits_per_byte, nelbo, perplexity
 from mdm_lightning.diffusion.timesteps import StratifiedTimes
-from mdm_lightning.evaluation.metrics import (
+from mdm_lightning.training.metrics import (
     AnswerNelboMetric,
     CountProfileMetric,
     NelboMetric,
     ProfileMetric,
-    bits_per_byte,
-    perplexity,
 )
 from tests.diffusion.tables import uniform_denoiser
 

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mdm_lightning.evaluation.ngram import KneserNey
+from mdm_lightning.evaluation.generation.ngram import KneserNey
 
 VOCABULARY = 7
 

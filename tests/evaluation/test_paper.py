@@ -4,10 +4,16 @@ import math
 
 import pytest
 
-from mdm_lightning.diffusion.energy import MINIMUM
 from mdm_lightning.diffusion.schedule import BetaSchedule, CosineSchedule, LinearSchedule, SquaredSineSchedule
+from mdm_lightning.diffusion.theory.energy import MINIMUM
 from mdm_lightning.evaluation.base import Nowhere
-from mdm_lightning.evaluation.paper import SCHEDULES, PaperFigures, closed_form, energy_rows, energy_text
+from mdm_lightning.evaluation.paper.figures_and_energies import (
+    SCHEDULES,
+    PaperFigures,
+    closed_form,
+    energy_rows,
+    energy_text,
+)
 
 
 class Kept(Nowhere):

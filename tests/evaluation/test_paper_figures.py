@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from mdm_lightning.data.toy import balanced, extremes
-from mdm_lightning.diffusion.energy import beta_energy
+from mdm_lightning.data.tasks.toy import balanced, extremes
 from mdm_lightning.diffusion.schedule import BetaSchedule
+from mdm_lightning.diffusion.theory.energy import beta_energy
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.exact_law import ExactSampler, divergence, total_variation
-from mdm_lightning.evaluation.paper_figures import (
+from mdm_lightning.evaluation.paper.exact_law import ExactSampler, divergence, total_variation
+from mdm_lightning.evaluation.paper.figures import (
     beta_curves,
     energy_landscapes,
     read_scores,

@@ -15,10 +15,10 @@ from mdm_lightning.diffusion.masking import IndependentMasking
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.diffusion.timesteps import StratifiedTimes
 from mdm_lightning.evaluation import processes as module
-from mdm_lightning.evaluation.likelihood import Likelihood
+from mdm_lightning.evaluation.generation.samples import Samples
+from mdm_lightning.evaluation.likelihood.corpus import Likelihood
+from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.evaluation.processes import PeerFailed, Processes
-from mdm_lightning.evaluation.profile import Profile
-from mdm_lightning.evaluation.samples import Samples
 from tests.forkserver import run_side_by_side
 
 from .corpora import ONE_AT_A_TIME, text_subject

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdm_lightning.diffusion.profile import LossProfile
+from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import NotApplicable, Subject
-from mdm_lightning.evaluation.profile import Profile, revealed_counts
+from mdm_lightning.evaluation.likelihood.profile import Profile, revealed_counts
 
 from .corpora import Rows, Shown, text_subject
 from .test_likelihood import LAW, Prompted, law_subject

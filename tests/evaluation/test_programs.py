@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation import programs
-from mdm_lightning.evaluation.program_child import Isolation
-from mdm_lightning.evaluation.programs import (
+from mdm_lightning.evaluation.sandbox import runner as programs
+from mdm_lightning.evaluation.sandbox.runner import (
     Outcome,
     ProgramRunner,
     allowing,
@@ -23,6 +22,7 @@ from mdm_lightning.evaluation.programs import (
     pass_at_k,
     run_programs,
 )
+from mdm_lightning.evaluation.sandbox.supervisor import Isolation
 from tests.patience import SECONDS
 
 LINUX = sys.platform == "linux"
@@ -405,5 +405,5 @@ def test_programs_need_a_confirmation():
 
 
 def test_without_the_harness():
-    code = "import sys, mdm_lightning.evaluation.programs; assert 'lm_eval' not in sys.modules"
+    code = "import sys, mdm_lightning.evaluation.sandbox.runner; assert 'lm_eval' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=SECONDS)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from mdm_lightning.data.context import encode_fragment, encode_pairs
-from mdm_lightning.data.tokenizer import Tokenizer
+from mdm_lightning.data.tokenizer.context import encode_fragment, encode_pairs
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Subject
-from mdm_lightning.evaluation.samples import Samples
+from mdm_lightning.evaluation.generation.samples import Samples
 from tests.tokenizer_families import LOSSLESS
 
 from .corpora import ONE_AT_A_TIME, Shown, text_subject

@@ -9,7 +9,7 @@ import torch
 from mdm_lightning.data.source import Verdict
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
-from mdm_lightning.evaluation.task import TaskAccuracy, prompts
+from mdm_lightning.evaluation.generation.task import TaskAccuracy, prompts
 
 from .corpora import ONE_AT_A_TIME, Rows, text_subject
 

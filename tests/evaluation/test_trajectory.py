@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mdm_lightning.evaluation.trajectory import trajectory_page
+from mdm_lightning.evaluation.generation.trajectory import trajectory_page
 
 NASTY = [
     *("<script>alert(1)</script>", "</span></pre>", "&amp;", '"', "'", "$caption", "${x}"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mdm_lightning.denoiser.base import Denoiser, NoDistribution
-from mdm_lightning.diffusion.profile import LossProfile
+from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import (

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mdm_lightning.data.source import PreparedData
-from mdm_lightning.data.text import Files
-from mdm_lightning.data.tokenizer_spec import ByteLevel
+from mdm_lightning.data.text.sources import Files
+from mdm_lightning.data.tokenizer.spec import ByteLevel
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking, mask_counts
 from mdm_lightning.diffusion.schedule import LinearSchedule

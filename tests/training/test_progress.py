@@ -5,7 +5,7 @@ import logging
 import pytest
 from lightning.pytorch import Callback, Trainer
 
-from mdm_lightning.data.toy import Balanced
+from mdm_lightning.data.tasks.toy import Balanced
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.diffusion.masking import CountMasking
 from mdm_lightning.diffusion.timesteps import StratifiedTimes

@@ -7,10 +7,10 @@ import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from mdm_lightning.data.toy import Balanced, Extremes, LawSource
+from mdm_lightning.data.tasks.toy import Balanced, Extremes, LawSource
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.masking import CountMasking
-from mdm_lightning.diffusion.profile import LossProfile
+from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, SquaredSineSchedule
 from mdm_lightning.diffusion.timesteps import StratifiedTimes
 from mdm_lightning.training.datamodule import MaskedDataModule

@@ -1,0 +1,221 @@
+"""Run folders and the checkpoints in them: finding, describing, and refusing what does not fit."""
+
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from mdm_lightning.checkpoint.stored_config import build, named_class, plain_copy
+from mdm_lightning.data.source import digest
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
+from mdm_lightning.denoiser.base import DENOISER, Denoiser, oversized
+from mdm_lightning.denoiser.published.weight_files import first_sentence, refuse_hollow
+from mdm_lightning.errors import UserError
+
+RUNS = Path("outputs")  # where runs lie unless run_dir= says otherwise
+CHECKPOINTS = "checkpoints"
+LAST = "last.ckpt"
+LAST_OF_A_FOLDER = (f"{CHECKPOINTS}/{LAST}", LAST)  # where a folder has its checkpoint
+TOKENIZER = "tokenizer"
+CONFIG = "config.yaml"
+
+# Keys of the model's configuration that change neither its parameters nor what it computes.
+INCIDENTAL = {"activation_checkpointing"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a checkpoint knows of the run that made it.
+
+    Attributes:
+        path: the checkpoint file.
+        step: optimizer steps taken.
+        config: the resolved configuration, plain containers.
+        tokenizer: fingerprint of the tokenizer.
+        tokenizer_state: the tokenizer itself (Tokenizer.from_state).
+        data: fingerprint of the training data.
+        fingerprint: of the checkpoint's contents.
+        base: the published model that the run began with, if it did.
+        shapes: of the denoiser's stored weights, by name.
+        choices: of configuration groups, as they were typed; None if that is not known.
+    """
+
+    path: Path
+    step: int
+    config: dict[str, Any]
+    tokenizer: str
+    tokenizer_state: dict[str, str]
+    data: str
+    fingerprint: str
+    base: Mapping[str, str] | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    choices: Sequence[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """What ``ckpt=`` calls it."""
+        return str(self.path)
+
+
+def find_checkpoint(ckpt: str, runs: Path) -> Path:
+    """The checkpoint file that ``ckpt=`` names: ``last`` (the newest run), a run folder, or a file.
+
+    Raises:
+        UserError: there is none.
+    """
+    if ckpt == "last":
+        found = [*runs.glob(f"*/{CHECKPOINTS}/{LAST}"), *runs.glob(f"*/*/{CHECKPOINTS}/{LAST}")]
+        if not found:
+            raise UserError(f"ckpt=last: no run in {runs} has a checkpoint yet; train one, or give ckpt=PATH")
+        return max(found, key=lambda path: path.stat().st_mtime)
+    path = Path(ckpt).expanduser()
+    if path.is_dir():
+        for candidate in LAST_OF_A_FOLDER:
+            if (path / candidate).is_file():
+                return path / candidate
+        raise UserError(f"ckpt={ckpt} has no {CHECKPOINTS}/{LAST}: give a run folder or a .ckpt file")
+    if not path.is_file():
+        raise UserError(f"ckpt={ckpt} does not exist: give a run folder, a .ckpt file, or `last`")
+    return path
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint, read without executing anything it contains.
+
+    Raises:
+        UserError: it cannot be read, or is not one of ours.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a damaged or hostile file makes the unpickler raise anything
+        raise UserError(f"{path} is not a readable checkpoint ({first_sentence(error)})") from error
+    if not isinstance(checkpoint, dict) or "mdm_lightning" not in checkpoint or "state_dict" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of mdm-lightning: it says nothing of its configuration")
+    weights = checkpoint["state_dict"]
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise UserError(f"{path} holds something else than named tensors as its weights")
+    refuse_hollow(path, weights)
+    return checkpoint
+
+
+def describe(path: Path) -> Run:
+    """What the checkpoint at ``path`` knows of its run.
+
+    Raises:
+        UserError: it cannot be read, or is not one of ours.
+    """
+    checkpoint = load_checkpoint(path)
+    known = plain_copy(checkpoint["mdm_lightning"], path)
+    _check_known(known, checkpoint.get("global_step"), path)
+    return Run(
+        path=path.resolve(),
+        step=checkpoint["global_step"],
+        config=known["config"],
+        tokenizer=known["tokenizer"],
+        tokenizer_state=known["tokenizer_state"],
+        data=known["data"],
+        fingerprint=_contents(path),
+        base=known.get("base"),
+        shapes={
+            name.removeprefix(DENOISER): tuple(value.shape)
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith(DENOISER)
+        },
+        choices=known.get("choices"),
+    )
+
+
+def _check_known(known: Any, step: Any, path: Path) -> None:
+    """Raises:
+    UserError: what a checkpoint says of its run is not of the form in which this package writes it.
+    """
+    fits = (
+        isinstance(known, dict)
+        and type(step) is int
+        and all(isinstance(known.get(key), str) for key in ("tokenizer", "data"))
+        and isinstance(known.get("tokenizer_state"), dict)
+        and (known.get("base") is None or _names_a_model(known["base"]))
+        and isinstance(known.get("config"), dict)
+        and all(isinstance(known["config"].get(group), dict) for group in ("model", "data", "trainer"))
+    )
+    if not fits:
+        raise UserError(f"{path} is not a checkpoint of mdm-lightning, or damaged: it does not describe its run")
+
+
+def _names_a_model(base: Any) -> bool:
+    return isinstance(base, dict) and all(isinstance(base.get(key), str) for key in ("origin", "fingerprint"))
+
+
+def build_model(run: Run, vocab_size: int) -> Denoiser:
+    """The denoiser that a run's configuration describes, without its weights.
+
+    Raises:
+        UserError: the configuration names something else than a denoiser, or describes a larger one than the
+            checkpoint has weights for: it would be built in vain, or fill the memory.
+    """
+    model = run.config["model"]
+    kind = named_class(model, Denoiser, run.path)
+    larger = oversized({**model, "vocab_size": vocab_size}, kind.sizes(run.shapes.get))
+    if larger:
+        raise UserError(f"{run.path} describes a larger model than it has weights for: {larger}")
+    return build(model, Denoiser, run.path, vocab_size=vocab_size)
+
+
+def _contents(path: Path) -> str:
+    """A fingerprint of a checkpoint, from the checksums that its archive holds: nothing is read twice."""
+    with zipfile.ZipFile(path) as archive:
+        # Without the first folder, which is named after the file.
+        entries = [(entry.filename.partition("/")[2], entry.CRC, entry.file_size) for entry in archive.infolist()]
+    return digest(sorted(entries))
+
+
+def metadata(
+    config: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    data: str,
+    base: Mapping[str, str] | None,
+    choices: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What every checkpoint of a run carries: enough to use it without its run folder."""
+    return {
+        "base": None if base is None else dict(base),
+        "config": dict(config),
+        "choices": list(choices),
+        "tokenizer": tokenizer.fingerprint,
+        "tokenizer_state": tokenizer.state(),
+        "data": data,
+    }
+
+
+def refuse_occupied(folder: Path, going_on: Path | None) -> None:
+    """Nothing is trained over a run that is there.
+
+    Args:
+        going_on: the checkpoint from which this folder's run goes on; None if none does.
+
+    Raises:
+        UserError: there is another one.
+    """
+    last = folder / CHECKPOINTS / LAST
+    if going_on == last:
+        return
+    if (folder / CONFIG).exists() or any((folder / CHECKPOINTS).glob("*.ckpt")):
+        raise UserError(f"{folder} holds a run: go on with it by ckpt=auto, or choose another run_dir=")
+
+
+def save_run(folder: Path, config: DictConfig, tokenizer: Tokenizer) -> None:
+    """Makes the run folder self-contained: the resolved configuration and the tokenizer."""
+    (folder / CONFIG).write_text(OmegaConf.to_yaml(config, resolve=True))
+    tokenizer.save(folder / TOKENIZER)
+
+
+def discard_beginning(folder: Path) -> None:
+    """Removes what a run that never took a step has written."""
+    shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
+    for path in (folder / CONFIG, folder / "hparams.yaml", *folder.glob("events.out.tfevents.*")):
+        path.unlink(missing_ok=True)

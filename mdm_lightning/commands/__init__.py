@@ -1,0 +1,1 @@
+"""Floor 6: the commands, with Hydra: launching ranks, run folders, evaluations, sweeps."""

@@ -1,0 +1,145 @@
+"""From an exception to what the person at the keyboard sees: one line, and an exit status."""
+
+import functools
+import io
+import logging
+import os
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mdm_lightning.commands.causes import cause
+from mdm_lightning.commands.folders import discard_new
+from mdm_lightning.commands.options.command_line import explain_composition, readable
+from mdm_lightning.commands.options.unread import check_options
+from mdm_lightning.errors import UserError
+from mdm_lightning.stopping import Stopped, ignore_signals, raise_on_signals
+from mdm_lightning.training.checkpointing import PREEMPTED, Preempted
+
+T = TypeVar("T")
+
+ERROR_FILE = "MDM_ERROR_FILE"  # where a launched rank leaves its last words
+
+
+class RanksFailed(UserError):
+    """Ranks that this process launched have failed; they said why, and with this status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def run_command(main: Callable[[], object], conf: Path, name: str) -> None:
+    """Runs a Hydra main function and exits: 0 done, 1 error, 75 preempted and resumable, 130 (Ctrl-C), 138 (SIGUSR1) or
+    143 (SIGTERM) stopped with nothing to go on with.
+
+    An error is one line on standard error; ``debug=true`` on the command line shows the traceback as well. A command
+    that came to nothing leaves no folder behind.
+
+    Args:
+        main: reads ``sys.argv``.
+        conf: folder of the configuration.
+        name: of its primary file.
+    """
+    raise_on_signals()
+    # Hydra prints and swallows exceptions unless told to let them through.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    logging.raiseExceptions = False  # where the output cannot be written, that is said once, and not by each logger
+    if isinstance(sys.stdout, io.TextIOWrapper):  # one that cannot spell a generated character must not end the command
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if ERROR_FILE not in os.environ:  # whoever launched this rank has written the command line already
+        sys.argv[1:] = readable(sys.argv[1:])
+    typed = sys.argv[1:]
+
+    def compose_and_run() -> object:
+        try:
+            return main()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explain_composition(error, typed, conf, name) from error
+
+    _exit_with_one_line(compose_and_run)
+
+
+def single_job(task: Callable[[DictConfig], T]) -> Callable[[DictConfig], T]:
+    """Decorates the job below ``hydra.main``: its configuration is checked, and outside a multirun its errors are
+    reported before Hydra adds to them."""
+
+    @functools.wraps(task)
+    def job(config: DictConfig) -> T:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return task(config)
+        typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        return _exit_with_one_line(lambda: task(check_options(config, typed)))
+
+    return job
+
+
+def _exit_with_one_line(action: Callable[[], T]) -> T:
+    debug = any(argument.lower() in ("debug=true", "debug=1") for argument in sys.argv[1:])
+    try:
+        return action()
+    except Preempted as stop:
+        _leave(f"{stop}; resume with {_override('ckpt', stop.checkpoint.parent.parent)}", PREEMPTED)
+    except RanksFailed as failure:
+        _leave(str(failure), failure.status)
+    except Stopped as stop:
+        _leave(str(stop), stop.status)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _leave(f"error: {explain(error)}" + ("" if debug else _hint(error)), 1)
+
+
+def _override(key: str, path: Path) -> str:
+    """An override as it can be typed: a path that is more than a plain word is quoted for Hydra and for the shell."""
+    if re.fullmatch(r"[\w./-]+", str(path)):
+        return f"{key}={path}"
+    quoted = f"{key}='{path}'"
+    return shlex.quote(quoted) if re.search(r'["$`\\!]', quoted) else f'"{quoted}"'
+
+
+def explain(error: BaseException) -> str:
+    """One line that says what is wrong."""
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        key = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
+        inner = error.__cause__
+        plain = isinstance(inner, TypeError | ImportError)  # of a constructor, which speaks of its arguments
+        said = " ".join(str(inner).split()) if plain else explain(inner)
+        return said + (f" (in the configuration: {key})" if key else "")
+    text = " ".join(str(error).split())
+    if not isinstance(error, UserError | HydraException) and (outside := cause(error)) is not None:
+        return outside
+    if isinstance(error, UserError | ValueError | HydraException | OmegaConfBaseException):
+        return text
+    return f"{type(error).__name__}: {text}"
+
+
+def _hint(error: BaseException) -> str:
+    addressed = isinstance(error, UserError | HydraException | OmegaConfBaseException) or cause(error) is not None
+    return "" if addressed else " (debug=true shows the traceback)"
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    ignore_signals()
+    discard_new()
+    rank = os.environ.get("RANK", "0")
+    if ERROR_FILE in os.environ:
+        # The process that launched this rank prints what the first one to fail has to say, once.
+        Path(os.environ[ERROR_FILE]).write_text(message)
+    else:
+        print(message if rank == "0" else f"[rank {rank}] {message}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # whoever read it may have left
+        sys.stdout.flush()
+    # Not sys.exit: threads of data loaders and process groups may keep a failed interpreter from ending.
+    os._exit(status)

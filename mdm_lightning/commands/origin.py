@@ -1,0 +1,68 @@
+"""Where the denoiser of an evaluation comes from: a run, a published model, or the law that `data=` gives."""
+
+from dataclasses import dataclass
+
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig
+
+from mdm_lightning.checkpoint.published import Published, names_published, open_published
+from mdm_lightning.checkpoint.run import RUNS, Run, describe, find_checkpoint
+from mdm_lightning.commands.options.command_line import override
+from mdm_lightning.data.tasks.toy import LawSource
+from mdm_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The exact denoiser of a law, where a checkpoint would be."""
+
+    source: LawSource
+    step: int = 0
+
+    @property
+    def name(self) -> str:
+        """What stands in the place of a checkpoint's name."""
+        return f"the exact denoiser of {self.source.law.name}"
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+
+Origin = Run | Published | Oracle
+
+
+def find_origin(ckpt: str | None, data: DictConfig | None, tokenizer: DictConfig | None) -> Origin | None:
+    """Where the denoiser comes from: what ``ckpt=`` names, or without it the law of ``data=``; None without either.
+
+    Args:
+        tokenizer: what ``tokenizer=`` chose, for published models that bring none along.
+
+    Raises:
+        UserError: there is no such checkpoint, or no such law.
+    """
+    if ckpt is not None:
+        if names_published(ckpt):
+            return open_published(ckpt, tokenizer)
+        return describe(find_checkpoint(ckpt, RUNS))
+    if data is None or not issubclass(get_class(data._target_), LawSource):
+        return None
+    return Oracle(instantiate(data))
+
+
+def needs_checkpoint(command: str) -> UserError:
+    """What to say where there is no origin."""
+    return UserError(
+        f"{command} needs a checkpoint: ckpt=last, ckpt=RUN_FOLDER, ckpt=FILE.ckpt, or a published model's folder or "
+        "name on the hub (experiment=toy does without)"
+    )
+
+
+def describe_origin(origin: Origin) -> str:
+    """In a few words, for the log."""
+    return f"{origin.name} at step {origin.step:,}" if isinstance(origin, Run) else origin.name
+
+
+def choose_origin(origin: Origin) -> str:
+    """The override by which other processes mean the same origin."""
+    return "ckpt=null" if isinstance(origin, Oracle) else override("ckpt", origin.name)

@@ -1,0 +1,132 @@
+"""Where evaluations leave their results: files that are whole at any time, the loggers, and the screen."""
+
+import csv
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from matplotlib.figure import Figure
+
+from mdm_lightning.evaluation.base import Row, Settings
+from mdm_lightning.files import replacing, write_atomically
+from mdm_lightning.training.dashboards import TensorBoard, verbatim
+
+LONGEST_SERIES = 20  # rows of one metric that are worth printing
+
+
+class Results:
+    """The rows, figures and texts of an evaluation run. Every row is on disk as soon as it is there.
+
+    Args:
+        folder: for ``results.csv``, ``results.json``, figures and pages.
+        loggers: TensorBoard and others.
+        step: optimizer step of the checkpoint, for the loggers.
+    """
+
+    def __init__(self, folder: Path, loggers: Sequence[Logger], step: int) -> None:
+        self.folder = folder
+        self.loggers = loggers
+        self.step = step
+        self.rows: dict[str, list[Row]] = {}
+        self.texts: dict[str, str] = {}
+
+    def add(self, evaluation: str, row: Row) -> None:
+        rows = self.rows.setdefault(evaluation, [])
+        if row.tag not in (known.tag for known in rows) and math.isfinite(row.value):
+            for logger in self.loggers:
+                logger.log_metrics({f"{evaluation}/{row.tag}": row.value}, self.step)
+        rows.append(row)
+        write_atomically(self.folder / "results.csv", self._csv())
+        write_atomically(self.folder / "results.json", self._json())
+
+    def figure(self, name: str, figure: Figure) -> None:
+        with replacing(self.folder / f"{name}.png") as file:
+            figure.savefig(file, format="png", dpi=150)
+        for board in self._boards():
+            board.log_figure(name, figure, self.step)
+
+    def text(self, name: str, text: str) -> None:
+        self.texts[name] = text
+        for board in self._boards():
+            board.log_text(name, verbatim(text), self.step)
+
+    def file(self, name: str, content: str) -> str:
+        write_atomically(self.folder / name, content)
+        return str(self.folder / name)
+
+    def close(self) -> None:
+        """Lets the loggers write what they still hold."""
+        for logger in self.loggers:
+            logger.finalize("success")
+
+    def report(self) -> str:
+        """Texts and tables, to print."""
+        texts = [
+            f"{name}:\n" + "\n".join("  | " + line for line in text.splitlines()) for name, text in self.texts.items()
+        ]
+        return "\n\n".join([*texts, *(table(name, rows) for name, rows in self.rows.items())])
+
+    def _boards(self) -> list[TensorBoard]:
+        return [logger for logger in self.loggers if isinstance(logger, TensorBoard)]
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["evaluation", "metric", "value", "stderr", "n", "better", "settings"])
+        for evaluation, rows in self.rows.items():
+            for row in rows:
+                writer.writerow([evaluation, *row[:4], row.better or "", _words(row.settings)])
+        return text.getvalue()
+
+    def _json(self) -> str:
+        content = [{"evaluation": name, **plain(row)} for name, rows in self.rows.items() for row in rows]
+        return json.dumps(content, indent=1) + "\n"
+
+
+def plain(row: Row) -> dict[str, Any]:
+    """A row for JSON, which knows no infinities: those become strings."""
+    values = row._asdict() | {
+        "settings": dict(row.settings),
+        "scores": None if row.scores is None else list(row.scores),
+    }
+    for name in ("value", "stderr"):
+        if values[name] is not None and not math.isfinite(values[name]):
+            values[name] = str(values[name])
+    return values
+
+
+def table(evaluation: str, rows: Sequence[Row]) -> str:
+    """The rows of one evaluation as a Markdown table, the settings on which they agree above it.
+
+    Of the others, as many become columns as it takes to tell the rows apart.
+    """
+    values: dict[str, set[str | int | float]] = {}
+    for row in rows:
+        for name, value in row.settings.items():
+            values.setdefault(name, set()).add(value)
+    agreed = {name: next(iter(found)) for name, found in values.items() if len(found) == 1}
+    heading = f"**{evaluation}**" + (f" ({_words(agreed)})" if agreed else "")
+    if max(Counter(row.metric for row in rows).values()) > LONGEST_SERIES:
+        return f"{heading}: {len(rows)} rows, in results.csv"
+    apart: list[str] = []
+    for name in (name for name in values if name not in agreed):
+        if len({(row.metric, *_choose(row, apart)) for row in rows}) < len(rows):
+            apart.append(name)
+    lines = [["metric", *apart, "value", "std. error", "n"], ["---", *["---"] * len(apart), "---:", "---:", "---:"]]
+    for row in rows:
+        error = "" if row.stderr is None else f"{row.stderr:.2g}"
+        lines.append([row.metric, *_choose(row, apart), f"{row.value:.5g}", error, str(row.n)])
+    return "\n".join([heading, "", *("| " + " | ".join(cells) + " |" for cells in lines)])
+
+
+def _choose(row: Row, names: Sequence[str]) -> list[str]:
+    return [str(row.settings.get(name, "")) for name in names]
+
+
+def _words(settings: Settings) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in settings.items())

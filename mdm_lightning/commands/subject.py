@@ -1,0 +1,162 @@
+"""From `ckpt=`, `data=` and `trainer=` to the subject of an evaluation: a denoiser on its device, with its data."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from mdm_lightning.checkpoint.published import Published
+from mdm_lightning.checkpoint.run import Run, load_checkpoint
+from mdm_lightning.checkpoint.stored_config import build
+from mdm_lightning.commands.origin import Oracle, Origin
+from mdm_lightning.commands.precision import stored_precision
+from mdm_lightning.commands.start import build_run, open_base, run_adapter
+from mdm_lightning.data.source import PreparedData, Source
+from mdm_lightning.data.tasks.base import TaskSource
+from mdm_lightning.data.tasks.toy import LawSource
+from mdm_lightning.data.tokenizer.spec import Given
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
+from mdm_lightning.denoiser.base import DENOISER, Denoiser
+from mdm_lightning.denoiser.exact import ExactDenoiser
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.base import NoData, Subject
+from mdm_lightning.evaluation.processes import Processes
+
+LONGEST = 1024
+"""Positions per sequence where neither data nor a run say how many; published models may accept very many."""
+
+
+def load_subject(
+    origin: Origin, data: DictConfig | None, trainer: DictConfig, cache: Path, seed: int, processes: Processes
+) -> Subject:
+    """The denoiser, its tokenizer, and data to evaluate it on.
+
+    Args:
+        data: what ``data=`` chose; None for the data that the run was trained on.
+
+    Raises:
+        UserError: the checkpoint, the data, the device and the precision do not fit together.
+    """
+    if isinstance(origin, Oracle):
+        return law_subject(origin, trainer, cache, seed, processes)
+    return checkpoint_subject(origin, data, trainer, cache, seed, processes)
+
+
+def law_subject(oracle: Oracle, trainer: DictConfig, cache: Path, seed: int, processes: Processes) -> Subject:
+    """The exact denoiser of a law, in float64 whatever the precision, and sequences drawn from the law."""
+    source, device = oracle.source, choose_device(trainer)
+    law = source.law
+    return Subject(
+        denoiser=ExactDenoiser(law.sequences, law.probabilities, law.vocab_size).to(device).eval(),
+        tokenizer=source.tokenizer,
+        length=source.length,
+        prepare=lambda: source.prepare(None, cache),
+        law=law,
+        fingerprint=oracle.fingerprint,
+        device=device,
+        seed=seed,
+        processes=processes,
+    )
+
+
+def checkpoint_subject(
+    origin: Run | Published,
+    data: DictConfig | None,
+    trainer: DictConfig,
+    cache: Path,
+    seed: int,
+    processes: Processes,
+) -> Subject:
+    """A run's averaged weights or a published model, its tokenizer, and data to evaluate it on, if there are any."""
+    device = choose_device(trainer)
+    if isinstance(origin, Run):
+        tokenizer = Tokenizer.from_state(origin.tokenizer_state)
+        denoiser = _run_denoiser(origin, tokenizer, trainer, device)
+        if data is None:
+            source = build(origin.config["data"], Source, origin.path)
+        else:
+            source = _source(data, origin.config["model"])
+    else:
+        tokenizer = origin.tokenizer
+        dtype = stored_precision(trainer, frozen=True)
+        denoiser = origin.model.read(origin.arguments, device, dtype)
+        source = None if data is None else _source(data, {"length": min(denoiser.length, LONGEST)})
+    own = source.tokenizer if isinstance(source, TaskSource | LawSource) else None
+    if source is not None and own is not None and own.fingerprint != tokenizer.fingerprint:
+        raise UserError(f"data={source.name} has another tokenizer than {origin.name}: they do not go together")
+    length = min(denoiser.length, LONGEST) if source is None else source.length
+    if length > denoiser.length:
+        raise UserError(f"data.length={length} is beyond the model's length {denoiser.length}: set data.length=")
+
+    def prepare() -> PreparedData:
+        if source is None:
+            raise NoData(f"what {origin.name} was trained on is not known: choose data=")
+        return source.prepare(Given(tokenizer) if own is None else None, cache)
+
+    return Subject(
+        denoiser=denoiser.eval(),
+        tokenizer=own or tokenizer,
+        length=length,
+        prepare=prepare,
+        task=source if isinstance(source, TaskSource) else None,
+        prompted=source is not None and source.prompted,
+        law=source.law if isinstance(source, LawSource) else None,
+        fingerprint=origin.fingerprint,
+        device=device,
+        seed=seed,
+        processes=processes,
+    )
+
+
+def choose_device(trainer: DictConfig) -> torch.device:
+    """The device of this process.
+
+    Raises:
+        UserError: the accelerator is not supported.
+    """
+    if trainer.accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise UserError(f"trainer.accelerator={trainer.accelerator}: evaluation runs on auto, cpu or gpu")
+    if trainer.accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    listed = OmegaConf.is_list(trainer.devices)
+    return torch.device("cuda", trainer.devices[local_rank] if listed else local_rank)
+
+
+def _run_denoiser(run: Run, tokenizer: Tokenizer, trainer: DictConfig, device: torch.device) -> Denoiser:
+    """The denoiser that a run has trained; adapters are merged into the published model that they adapt."""
+    adapter, dtype = run_adapter(run), stored_precision(trainer)
+    if adapter.freezes:
+        base, dtype = open_base(run), stored_precision(trainer, frozen=True)
+        denoiser = base.model.read(base.arguments, device, dtype)
+        adapter.inject(denoiser)
+    else:
+        denoiser = build_run(run, tokenizer).to(dtype)
+        if run.base is not None:
+            denoiser = denoiser.to_empty(device=device)
+    _load_weights(denoiser, run.path)
+    adapter.merge(denoiser)
+    return denoiser.to(device, dtype)
+
+
+def _load_weights(denoiser: Denoiser, path: Path) -> None:
+    stored = load_checkpoint(path)["state_dict"]
+    weights = {name.removeprefix(DENOISER): value for name, value in stored.items() if name.startswith(DENOISER)}
+    trained = {name for name, parameter in denoiser.named_parameters() if parameter.requires_grad}
+    try:
+        missing, unknown = denoiser.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"the weights in {path} do not fit the model described there: {error}") from error
+    missing = trained.intersection(missing)
+    if missing or unknown:
+        raise UserError(f"the weights in {path} do not fit the model described there: {sorted(missing) + unknown}")
+
+
+def _source(data: DictConfig, model: Mapping[str, Any]) -> Source:
+    # Configurations of data refer to the model's length.
+    plain = OmegaConf.to_container(data, resolve=False)
+    return instantiate(OmegaConf.create({"model": model, "data": plain}).data)

@@ -1,0 +1,1 @@
+"""Many schedules and step budgets against each other."""

@@ -1,0 +1,229 @@
+"""One cell of a sweep: a Hydra job that evaluates the loaded checkpoint under one combination of options.
+
+Hydra hands a job its configuration and nothing else, so what lives as long as the process (the checkpoint, the data) is
+kept in this module.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Collection
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_class, instantiate
+from lightning.pytorch.loggers import WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+from mdm_lightning.commands.callbacks import build_loggers
+from mdm_lightning.commands.command import explain
+from mdm_lightning.commands.evaluate import build_evaluations, run_evaluations
+from mdm_lightning.commands.launch import join_ranks
+from mdm_lightning.commands.origin import find_origin, needs_checkpoint
+from mdm_lightning.commands.precision import precision_context
+from mdm_lightning.commands.subject import load_subject
+from mdm_lightning.commands.sweep.progress import PROGRESS
+from mdm_lightning.data.source import digest
+from mdm_lightning.diffusion.schedule import LinearSchedule
+from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
+from mdm_lightning.evaluation.description import describe_sampler
+from mdm_lightning.evaluation.likelihood.advice import gap_row, predictable, predicted_gap
+from mdm_lightning.report.records import ANY, Cell, cell_path, judging_rows
+from mdm_lightning.sampling.count import AdaptiveCount, RevealCount
+from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.training.dashboards import TensorBoard
+
+log = logging.getLogger(__name__)
+
+# Options that do not change a cell's numbers, or that are the same for the whole sweep.
+SHARED = {"ckpt", "cache_dir", "data", "debug", "logger", "run_dir", "sweep", "tokenizer", "trainer"}
+
+
+def run_cell(config: DictConfig) -> float:
+    """Evaluates one cell, writes its file, and returns what it is judged by: the worst there is, if it failed.
+
+    A cell that fails on one process fails on all of them, is recorded with its message, and the sweep goes on. A cell
+    that is finished already is not run again.
+
+    Raises:
+        NotApplicable: the evaluation does not suit the data, or nothing that it measures is what the sweep is to be
+            judged by, so that no cell could succeed.
+    """
+    started, ignored = time.perf_counter(), ignored_options(config)
+    config = neutral(config, ignored)
+    subject, folder, identity = sweep_subject(config), Path(config.sweep.dir), _identity(config)
+    known = subject.processes.exchange(_finished(folder, identity) if subject.processes.first else None)[0]
+    cell = known or _cell(config, ignored, identity, *_evaluate(config, subject), started)
+    if subject.processes.first and known is None:
+        cell.write(folder)
+        _log(config, cell)
+    row = next(iter(judging_rows(cell.rows, config.sweep.metric)), None)
+    if row is None and cell.finished and config.sweep.metric is not None:
+        known = ", ".join(dict.fromkeys(found.metric for found in judging_rows(cell.rows, None))) or "none"
+        raise NotApplicable(f"sweep.metric={config.sweep.metric} does not judge this sweep's cells (here: {known})")
+    PROGRESS.advance(cell, row)
+    # The first process's, so that a search goes the same way on all of them.
+    return subject.processes.exchange(_worst() if row is None else row.value)[0]
+
+
+def sweep_subject(config: DictConfig) -> Subject:
+    """The subject of the sweep, loaded by the first cell of this process.
+
+    Raises:
+        UserError: as load_subject.
+    """
+    chosen: dict[str, Any] = {"ckpt": config.ckpt, "cache_dir": config.cache_dir}
+    chosen["trainer"] = OmegaConf.to_container(config.trainer, resolve=True)
+    for group in ("data", "tokenizer"):
+        chosen[group] = OmegaConf.to_container(config[group], resolve=False) if group in config else None
+    subject = _load(json.dumps(chosen))
+    subject.seed, subject.first = config.seed, config.evaluation.first
+    return subject
+
+
+def ignored_options(config: DictConfig) -> frozenset[str]:
+    """What the cell's sampler does not look at, of the schedule and the step budget; nothing if something else does, as
+    ``estimator=k_step``."""
+    count: RevealCount = instantiate(config.sampler.count)
+    read = {"schedule": count.reads_schedule, "sampler.steps": count.reads_steps}
+    ignored = frozenset(name for name, reads in read.items() if not reads)
+    alike = _beside_samplers(config) == _beside_samplers(neutral(config, ignored))
+    return ignored if alike else frozenset()
+
+
+def neutral(config: DictConfig, ignored: Collection[str]) -> DictConfig:
+    """The configuration with one value for all that is ignored: cells that cannot differ become the same cell."""
+    if not ignored:
+        return config
+    config = deepcopy(config)
+    if "schedule" in ignored:
+        config.schedule = {"_target_": f"{LinearSchedule.__module__}.{LinearSchedule.__qualname__}"}
+    if "sampler.steps" in ignored:
+        config.sampler.steps = None
+    return config
+
+
+def _beside_samplers(config: DictConfig) -> Any:
+    """What decides the cell's numbers, without the schedule and the samplers."""
+
+    def strip(content: Any) -> Any:
+        if isinstance(content, dict):
+            return {key: strip(value) for key, value in content.items() if key != "sampler"}
+        return [strip(value) for value in content] if isinstance(content, list) else content
+
+    return strip({key: value for key, value in _content(config).items() if key != "schedule"})
+
+
+def _worst() -> float:
+    """What a search is told of a failed cell: optuna's would end at a NaN."""
+    maximized = "maximize" in str(HydraConfig.get().sweeper.get("direction"))
+    return -math.inf if maximized else math.inf
+
+
+@cache
+def _load(chosen: str) -> Subject:
+    config: Any = OmegaConf.create(json.loads(chosen))
+    processes = join_ranks(progress=False)
+    with processes.together(explain):
+        origin = find_origin(config.ckpt, config.data, config.tokenizer)
+        if origin is None:
+            raise needs_checkpoint("sweep.py")
+        return load_subject(origin, config.data, config.trainer, Path(config.cache_dir), 0, processes)
+
+
+def _identity(config: DictConfig) -> str:
+    """A hash of everything that decides the numbers of a cell, within a sweep."""
+    return digest(config.sweep.stage, _content(config))
+
+
+def _content(config: DictConfig) -> dict[str, Any]:
+    """The configuration without what all cells share."""
+    return {
+        str(key): OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for key, value in config.items()
+        if key not in SHARED
+    }
+
+
+def _finished(folder: Path, identity: str) -> Cell | None:
+    path = cell_path(folder, identity)
+    cell = Cell.read(path) if path.exists() else None
+    return cell if cell is not None and cell.finished else None
+
+
+def _evaluate(config: DictConfig, subject: Subject) -> tuple[list[Row], str | None]:
+    """The cell's rows, or one line that says why there are none."""
+    rows: list[Row] = []
+    try:
+        with subject.processes.together(explain), precision_context(config.trainer, subject.device):
+            sampler = instantiate(config.sampler)
+            run_evaluations(build_evaluations(config.evaluation), subject, lambda name, row: rows.append(row))
+            rows += _prediction(config.sweep.profile, sampler, subject)
+    except NotApplicable:
+        raise
+    except Exception as error:  # whatever it is, it must not take the other cells down
+        if config.debug:
+            log.exception("cell failed")
+        return [], explain(error)
+    return rows, None
+
+
+def _prediction(profile: DictConfig | None, sampler: Sampler, subject: Subject) -> list[Row]:
+    """The predicted gap of the cell's sampler, from a loss profile that is measured once for the whole sweep."""
+    if profile is None or not predictable(sampler):
+        return []
+    first, subject.first = subject.first, 0
+    try:
+        measured, sequences = subject.once("loss profile", lambda: instantiate(profile).measure(subject))
+    except NotApplicable:  # without data, or for prompts with responses, there is no prediction
+        return []
+    finally:
+        subject.first = first
+    gap = predicted_gap(measured, sampler, sampler.steps)
+    return [] if gap is None else [gap_row(gap, measured.length, sequences, describe_sampler(sampler))]
+
+
+def _cell(
+    config: DictConfig, ignored: Collection[str], identity: str, rows: list[Row], error: str | None, started: float
+) -> Cell:
+    hydra, schedule = HydraConfig.get(), config.schedule
+    hidden = {*hydra.job.config.override_dirname.exclude_keys, *ignored}
+    overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    axes = {o.key_or_group: str(o.input_line).partition("=")[2] for o in overrides}
+    return Cell(
+        id=identity,
+        stage=config.sweep.stage,
+        schedule=ANY if "schedule" in ignored else hydra.runtime.choices["schedule"],
+        alpha=schedule.get("alpha") if "beta" in schedule else None,
+        beta=schedule.get("beta"),
+        sampler=hydra.runtime.choices["sampler"],
+        steps=config.sampler.steps,
+        axes={key: value for key, value in axes.items() if not hidden & {key, key.split(".")[0]}},
+        schedule_config=OmegaConf.to_container(schedule, resolve=True),  # pyright: ignore[reportArgumentType]
+        status="finished" if error is None else "failed",
+        error=error,
+        seconds=time.perf_counter() - started,
+        rows=rows,
+        bound=issubclass(get_class(config.sampler.count._target_), AdaptiveCount),
+    )
+
+
+def _log(config: DictConfig, cell: Cell) -> None:
+    """A run of its own for each cell, with its options as hyperparameters."""
+    options = {"schedule": cell.label, "alpha": cell.alpha, "beta": cell.beta, "steps": cell.steps, **dict(cell.others)}
+    hparams = {key: value for key, value in options.items() if value is not None}
+    metrics = {row.tag: row.value for row in reversed(cell.rows)}
+    for logger in build_loggers(config.logger, None):
+        if isinstance(logger, TensorBoard):
+            logger.log_final(hparams, metrics, 0, columns={"alpha": 0.0, "beta": 0.0})
+        else:
+            logger.log_hyperparams(hparams)
+            logger.log_metrics(metrics, 0)
+        logger.finalize("success" if cell.finished else "failed")
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()  # or the next cell would go on with this run

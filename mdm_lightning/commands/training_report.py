@@ -1,0 +1,95 @@
+"""The closing report of a training run: what was reached, where it lies, what to type next."""
+
+import json
+import math
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from mdm_lightning.data.entropy import bigram_entropy, unigram_entropy
+from mdm_lightning.data.source import PreparedData, why_no_bits_per_byte
+from mdm_lightning.data.text.packing import Blocks
+from mdm_lightning.files import write_atomically
+
+RESULTS = "results.json"
+
+
+def corpus_entropies(data: PreparedData) -> dict[str, float]:
+    """Unigram and bigram entropy of the training text in nats per token: what counting alone achieves."""
+    if not isinstance(data.train, Blocks):
+        return {}
+    stream = data.train.stream
+    return {"corpus/unigram_entropy": unigram_entropy(stream), "corpus/bigram_entropy": bigram_entropy(stream)}
+
+
+def results_step(run: Path) -> int | None:
+    """The optimizer step that a run's report is about; None if it has none."""
+    try:
+        return json.loads((run / RESULTS).read_text())["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class TrainingReport:
+    """Collects the results of a run, with averaged weights or not, writes them to ``results.json`` and prints them."""
+
+    def __init__(self, folder: Path, data: PreparedData, *, averaged: bool) -> None:
+        self.folder = folder
+        self.averaged = averaged
+        self.data = data
+        self.started = time.perf_counter()
+
+    def write(self, values: dict[str, float], step: int) -> None:
+        """Keeps the metrics beside the checkpoints, for scripts."""
+        finite = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+        content: dict[str, Any] = {"step": step, "data": self.data.name, "metrics": finite}
+        write_atomically(self.folder / RESULTS, json.dumps(content, indent=1) + "\n")
+
+    def text(self, values: dict[str, float], step: int, tokens: int, speed: float, samples: list[str]) -> str:
+        """The report as printed.
+
+        Args:
+            values: final metrics, named as in TensorBoard.
+            step: optimizer steps taken.
+            tokens: tokens trained on.
+            speed: tokens per second, median over the run's log windows.
+            samples: generated text.
+        """
+        seconds = time.perf_counter() - self.started
+        weights = "; averaged weights" if self.averaged else ""
+        folder = shlex.quote(_short(self.folder))
+        lines = [
+            "",
+            f"Training         {step:,} steps, {tokens:,} tokens in {seconds:,.0f} s ({speed:,.0f} tokens/s)",
+            f"Validation NLL   {values['val/loss']:.4f} nats/token (upper bound{weights})",
+            f"Perplexity       {values['val/perplexity']:.2f}",
+        ]
+        if "val/loss_to_first_eos" in values:
+            nats, value = values["val/loss_to_first_eos"], values["val/perplexity_to_first_eos"]
+            lines += [
+                "                 of responses and the fill after their first EOS; up to that EOS alone:",
+                f"To first EOS     {nats:.4f} nats/token, perplexity {value:.2f}",
+            ]
+        if "val/bits_per_byte" in values:
+            lines.append(f"Bits per byte    {values['val/bits_per_byte']:.4f}")
+        elif self.data.changed_text:
+            lines.append(f"Bits per byte    left out: {why_no_bits_per_byte(self.data.changed_text)}")
+        if "corpus/unigram_entropy" in values:
+            unigram, bigram = values["corpus/unigram_entropy"], values["corpus/bigram_entropy"]
+            lines.append(f"Corpus entropy   {unigram:.4f} unigram, {bigram:.4f} bigram (nats/token)")
+        for number, sample in enumerate(samples, 1):
+            lines += ["", f"Generated text {number}:", *("  | " + line for line in sample.splitlines())]
+        lines += [
+            "",
+            f"Run folder       {_short(self.folder)}",
+            "Look             tensorboard --logdir outputs",
+            f"Evaluate         python evaluate.py ckpt={folder}",
+        ]
+        return "\n".join(lines)
+
+
+def _short(folder: Path) -> str:
+    """Relative to the working directory where it lies below it."""
+    here = Path.cwd()
+    return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)

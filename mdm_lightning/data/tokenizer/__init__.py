@@ -1,0 +1,1 @@
+"""Tokenizers: which one, how it is read, and text in context."""

@@ -1,0 +1,1 @@
+"""Published models: the formats that others' weights come in, read and written."""

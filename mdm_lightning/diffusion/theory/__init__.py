@@ -1,0 +1,1 @@
+"""The paper's energies and how they are computed."""

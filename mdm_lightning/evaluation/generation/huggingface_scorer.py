@@ -1,0 +1,104 @@
+"""A published causal language model as a judge: generative perplexity."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch.nn import functional
+
+from mdm_lightning.arguments import check_numbers
+from mdm_lightning.data.hub import hub_is_reachable
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.base import Subject, batches
+from mdm_lightning.evaluation.generation.scorers import Scorer, Scores
+
+
+@dataclass(frozen=True)
+class HuggingFaceJudge:
+    """A causal language model of the transformers library, in float32 on the subject's device.
+
+    The protocol of the field's generative perplexity: the text is decoded, with its end-of-text tokens written out,
+    and tokenised anew by the judge; of its first ``max_tokens`` tokens all but the first are scored; the average is
+    over tokens.
+
+    Args:
+        name: on the Hugging Face hub.
+        max_tokens: tokens per text; the rest is not scored.
+        batch_size: texts per forward pass.
+        path: a local folder with the model and its tokenizer, instead of the hub.
+
+    Raises:
+        ValueError: fewer than two tokens, of which none would be scored, or no text per forward pass.
+    """
+
+    name: str = "gpt2-large"
+    max_tokens: int = 1024
+    batch_size: int = 8
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self, max_tokens=2, batch_size=1)
+
+    @property
+    def protocol(self) -> str:
+        return (
+            f"{self.path or self.name} on decoded and re-tokenised text, up to {self.max_tokens} tokens, "
+            "first token unscored"
+        )
+
+    def prepare(self, subject: Subject) -> Scorer:
+        """Raises:
+        UserError: transformers is not installed, or the weights cannot be had.
+        """
+        tokenizer, model = self._load()
+        model = model.to(subject.device).eval()
+
+        def score(tokens: Int64[np.ndarray, "b l"], texts: Sequence[str]) -> Scores:
+            encoded = tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+            parts = [_score(model, encoded[unit.start : unit.stop]) for unit in batches(len(texts), self.batch_size)]
+            return Scores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+        return score
+
+    def _load(self) -> tuple[Any, Any]:
+        try:
+            from transformers import AutoModelForCausalLM, AutoTokenizer  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise UserError(
+                'judge=hf needs the transformers library: pip install "mdm-lightning[judge]", or choose judge=ngram'
+            ) from error
+        source = self.path or self.name
+        local = self.path is not None or not hub_is_reachable()  # the library would retry for most of a minute
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+            model = AutoModelForCausalLM.from_pretrained(source, local_files_only=local, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(
+                f"cannot load the judge {source} ({reason}); check the network, set judge.path= to a local copy, or "
+                "choose judge=ngram"
+            ) from error
+        return tokenizer, model
+
+
+def _score(model: Any, encoded: list[list[int]]) -> Scores:
+    """-log probability of every token but the first, given those in front of it in its text."""
+    lengths = torch.tensor([len(ids) for ids in encoded])
+    width = int(lengths.max())
+    nats = torch.zeros(len(encoded), dtype=torch.float64)
+    if width > 1:
+        # Texts are padded at the end, where a causal model cannot look from in front.
+        ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in encoded], device=model.device)
+        mask = torch.arange(width, device=model.device) < lengths[:, None].to(model.device)
+        with torch.inference_mode():
+            logits = model(input_ids=ids, attention_mask=mask.long()).logits
+            for row, length in enumerate(lengths.tolist()):
+                if length > 1:  # one text at a time: a copy of all logits would double the memory
+                    losses = functional.cross_entropy(
+                        logits[row, : length - 1].float(), ids[row, 1:length], reduction="none"
+                    )
+                    nats[row] = losses.double().sum()
+    return Scores(nats.numpy(), (lengths - 1).clamp(min=0).numpy())

@@ -1,0 +1,93 @@
+"""Judges: models other than the one being evaluated that say how likely a text is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from mdm_lightning.arguments import check_numbers
+from mdm_lightning.evaluation.base import Subject
+from mdm_lightning.evaluation.generation.ngram import KneserNey
+
+
+class Scores(NamedTuple):
+    """What a judge makes of b texts."""
+
+    nats: Float64[np.ndarray, " b"]
+    """-log probability of each text's counted tokens."""
+    counted: Int64[np.ndarray, " b"]
+    """Number of tokens, the judge's own, that were scored."""
+
+
+Scorer = Callable[[Int64[np.ndarray, "b l"], Sequence[str]], Scores]
+"""Scores texts, given as the evaluated model's tokens and decoded."""
+
+
+class Judge(Protocol):
+    @property
+    def protocol(self) -> str:
+        """Who judges and how, in words: perplexities of different protocols cannot be compared."""
+        ...
+
+    def prepare(self, subject: Subject) -> Scorer:
+        """Loads or fits the judge, once.
+
+        Raises:
+            UserError: it cannot be had.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class NgramJudge:
+    """An n-gram model fitted on the training tokens: always at hand, and good at telling noise from text.
+
+    It scores every token given those in front of it in the sequence, at most order - 1, and reads the evaluated model's
+    own tokens: its numbers compare models with the same tokenizer only.
+
+    Args:
+        order: tokens per n-gram.
+        tokens: how many of the training tokens, from the first on, it is fitted on.
+
+    Raises:
+        ValueError: a number is not positive.
+    """
+
+    order: int = 5
+    tokens: int = 10_000_000
+
+    def __post_init__(self) -> None:
+        check_numbers(self, order=1, tokens=1)
+
+    @property
+    def protocol(self) -> str:
+        return (
+            f"interpolated Kneser-Ney {self.order}-gram model of (up to) the first {self.tokens:,} training tokens, "
+            "every token scored"
+        )
+
+    def prepare(self, subject: Subject) -> Scorer:
+        stream = subject.data.train.stream[: self.tokens].astype(np.int64)
+        model = KneserNey.fit(stream, subject.tokenizer.vocab_size, self.order)
+
+        def score(tokens: Int64[np.ndarray, "b l"], texts: Sequence[str]) -> Scores:
+            return Scores(model.nats(tokens).sum(axis=1), np.full(len(tokens), tokens.shape[1]))
+
+        return score
+
+
+@dataclass(frozen=True)
+class NoJudge:
+    """Scores nothing."""
+
+    @property
+    def protocol(self) -> str:
+        return "none"
+
+    def prepare(self, subject: Subject) -> Scorer:
+        def score(tokens: Int64[np.ndarray, "b l"], texts: Sequence[str]) -> Scores:
+            return Scores(np.zeros(len(tokens)), np.zeros(len(tokens), dtype=np.int64))
+
+        return score

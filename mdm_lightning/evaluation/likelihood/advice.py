@@ -1,0 +1,174 @@
+"""Advice on schedules from the loss profile: which one to use per step budget, before anything is generated."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from mdm_lightning.arguments import check
+from mdm_lightning.diffusion.profile.loss_profile import Estimate, LossProfile
+from mdm_lightning.diffusion.schedule import (
+    BetaSchedule,
+    LinearSchedule,
+    MaskSchedule,
+    SquaredSineSchedule,
+    TabulatedSchedule,
+)
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
+from mdm_lightning.evaluation.description import describe
+from mdm_lightning.evaluation.likelihood.advice_figures import grid_figure, landscape_figure
+from mdm_lightning.evaluation.likelihood.profile import Profile
+from mdm_lightning.sampling.count import Binomial, FixedCount
+from mdm_lightning.sampling.order import Random
+from mdm_lightning.sampling.sampler import Sampler
+
+UNCOVERED = "The theorem covers random order only; for other orders this is where a sweep should begin, and no more."
+
+
+class Advice(NamedTuple):
+    """What the profile says of one step budget. Gaps are in nats per sequence."""
+
+    steps: int
+    best: BetaSchedule
+    """The Beta schedule of least gap."""
+    gaps: dict[str, Estimate]
+    """Of the best Beta schedule and of the schedules to compare it with."""
+    optimum: TabulatedSchedule
+    """The schedule whose expected counts have the least gap of all."""
+    optimal_gap: Estimate
+
+
+@dataclass(frozen=True)
+class Advise:
+    """Measures the loss profile in one pass, and finds the best schedule per step budget from it.
+
+    Args:
+        profile: how to measure.
+        sampler: its count decides whether positions are revealed independently or in exact numbers.
+        steps: step budgets.
+
+    Raises:
+        ValueError: a step budget is not positive.
+    """
+
+    profile: Profile
+    sampler: Sampler
+    steps: Sequence[int]
+
+    def __post_init__(self) -> None:
+        check(self, "steps", bool(self.steps) and all(steps >= 1 for steps in self.steps), "positive numbers")
+
+    def __call__(self, subject: Subject) -> Iterator[Row]:
+        """Raises:
+        NotApplicable: no profile predicts a sampler with this count.
+        """
+        if not predictable(self.sampler):
+            raise NotApplicable("a loss profile predicts neither adaptive nor remasking counts, nor blocks")
+        profile, sequences = self.profile.measure(subject)
+        found = [advise(profile, self.sampler, steps) for steps in self.steps]
+        subject.outputs.file("profile.json", profile.to_json(subject.fingerprint))
+        path = subject.outputs.file("advice.json", _to_json(found))
+        subject.outputs.text("advice", advice_text(found, profile.length, self.sampler, path))
+        subject.outputs.figure("advised grids", grid_figure(profile, {a.steps: a.best for a in found}))
+        subject.outputs.figure("predicted landscape", landscape_figure(profile, {a.steps: a.best for a in found}))
+        for advice in found:
+            gaps = {**advice.gaps, "optimal counts": advice.optimal_gap}
+            for schedule, gap in gaps.items():
+                settings = {"data": subject.data.name, "steps": advice.steps, "schedule": schedule}
+                yield gap_row(gap, profile.length, sequences, settings)
+
+
+def advise(profile: LossProfile, sampler: Sampler, steps: int) -> Advice:
+    """What the profile says of a step budget, for the sampler's count."""
+    independent = isinstance(sampler.count, Binomial)
+    best = profile.best_beta(steps) if independent else profile.best_beta_of_counts(steps)
+    schedules: list[MaskSchedule] = [best, LinearSchedule(), SquaredSineSchedule()]
+    gaps = {describe(schedule): _gap(profile, sampler, schedule, steps) for schedule in schedules}
+    counts = profile.best_counts(steps)
+    return Advice(steps, best, gaps, profile.optimal_schedule(steps), profile.gap_of_counts(counts))
+
+
+def predicted_gap(profile: LossProfile, sampler: Sampler, steps: int | None) -> Estimate | None:
+    """What a sampler's step budget costs by the profile, in nats per sequence.
+
+    None where a profile says nothing: adaptive counts, remasking, blocks. For orders other than Random the number is a
+    guess that no theorem covers.
+    """
+    return _gap(profile, sampler, sampler.schedule, steps or profile.length) if predictable(sampler) else None
+
+
+def predictable(sampler: Sampler) -> bool:
+    """Whether a profile says anything of a sampler's count: not of adaptive counts, remasking, blocks."""
+    return sampler.blocks.length is None and isinstance(sampler.count, Binomial | FixedCount)
+
+
+def gap_row(gap: Estimate, length: int, sequences: int, settings: dict[str, str | int | float]) -> Row:
+    """A predicted gap as a row, in nats per token."""
+    return Row("predicted_gap", gap.value / length, gap.stderr / length, sequences, settings, "lower")
+
+
+def advised_schedule(path: str | None, steps: int, family: Literal["beta", "optimal"] = "beta") -> MaskSchedule:
+    """The schedule that an advice file holds for a step budget: what ``schedule=advised`` builds.
+
+    Args:
+        path: the ``advice.json`` that evaluation=advise wrote.
+        steps: the step budget.
+        family: the best Beta schedule, or the one with the optimal counts.
+
+    Raises:
+        UserError: there is no such file, or it knows nothing of this budget.
+    """
+    if path is None:
+        raise UserError("schedule=advised needs advice=FILE, an advice.json that evaluation=advise has written")
+    try:
+        known = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"cannot read advice={path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"advice={path} is no advice.json of evaluation=advise") from error
+    if not (isinstance(known, dict) and all(budget.isdigit() for budget in known)):
+        raise UserError(f"advice={path} is no advice.json of evaluation=advise")
+    if str(steps) not in known:
+        raise UserError(
+            f"advice={path} is for {', '.join(known)} steps, not for {steps}: ask for evaluation.steps=[{steps}]"
+        )
+    advice = known[str(steps)]
+    try:
+        return TabulatedSchedule(advice["optimal"]) if family == "optimal" else BetaSchedule(*advice["beta"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"advice={path} holds no schedule for {steps} steps ({error}): make it anew") from error
+
+
+def advice_text(found: Sequence[Advice], length: int, sampler: Sampler, path: str) -> str:
+    """The advice as a table, gaps in nats per token."""
+    rivals = list(found[0].gaps)[1:]
+    header = ["steps", "best Beta", "its gap", *rivals, "optimal counts"]
+    lines = [header, ["---:"] * len(header)]
+    for advice in found:
+        gaps = [*advice.gaps.values(), advice.optimal_gap]
+        cells = [f"{gap.value / length:.4f} ± {gap.stderr / length:.4f}" for gap in gaps]
+        best = f"({advice.best.alpha:.3g}, {advice.best.beta:.3g})"
+        lines.append([str(advice.steps), best, *cells])
+    words = ["Predicted gap to the continuous-time NELBO, nats per token:", ""]
+    words += ["| " + " | ".join(line) + " |" for line in lines]
+    words += ["", f"Use it: schedule=advised advice={path} sampler.steps={found[0].steps}"]
+    if not isinstance(sampler.order, Random):
+        words.append(UNCOVERED)
+    return "\n".join(words)
+
+
+def _gap(profile: LossProfile, sampler: Sampler, schedule: MaskSchedule, steps: int) -> Estimate:
+    """The gap of a predictable sampler with another schedule."""
+    if isinstance(sampler.count, FixedCount):
+        return profile.gap_of_counts(sampler.count.counts(schedule, steps, profile.length))
+    return profile.gap(schedule, steps)
+
+
+def _to_json(found: Sequence[Advice]) -> str:
+    content = {
+        advice.steps: {"beta": [advice.best.alpha, advice.best.beta], "optimal": list(advice.optimum.alphas)}
+        for advice in found
+    }
+    return json.dumps(content, indent=1) + "\n"

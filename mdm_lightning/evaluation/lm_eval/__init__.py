@@ -1,0 +1,1 @@
+"""lm-eval's benchmarks, answered by a masked diffusion model."""

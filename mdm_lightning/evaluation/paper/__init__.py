@@ -1,0 +1,1 @@
+"""The paper's toy experiment and figures."""

@@ -1,0 +1,1 @@
+"""Running programs that a model has written, kept apart from everything else."""

@@ -1,0 +1,290 @@
+"""What a sweep leaves behind: one JSON file per cell, and one that says what was asked for.
+
+A cell is one evaluation under one combination of the swept options. Its file is whole or absent, so that a sweep that
+is killed loses at most the cell it was working on. JSON has no NaN and no infinity; they are written as
+``{"float": "nan"}``, and read back as floats.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.base import Row
+from mdm_lightning.files import write_atomically
+
+SWEEP = "sweep.json"
+CELLS = "cells"
+NFE = "forward_passes"  # the metric that counts the denoiser's passes per sequence
+PREDICTED = "predicted_gap"  # the metric that is known before anything is generated, nats per token
+
+ANY = "any"  # in the place of a schedule that the sampler does not look at
+
+Stage = Literal["grid", "refined"]
+Status = Literal["finished", "failed"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a sweep.
+
+    Attributes:
+        id: unique within the sweep, all stages together; names the file.
+        stage: "grid", or "refined" for the shortlist measured again on fresh instances.
+        schedule: name of the sampling schedule's configuration; ``ANY`` if the sampler does not look at it.
+        alpha: first parameter of a Beta schedule; None for other schedules.
+        beta: second parameter of a Beta schedule; None for other schedules.
+        sampler: name of the sampler's configuration.
+        steps: step budget; None for a step per masked position.
+        axes: the overrides that vary in this sweep, with this cell's values.
+        schedule_config: what Hydra builds the schedule from.
+        status: "finished" or "failed".
+        error: one line that says why the cell failed; None for a finished cell.
+        seconds: what the cell took, wall clock.
+        rows: what was measured.
+        bound: the sampler decides how many steps it takes; ``steps`` is the most.
+
+    Raises:
+        ValueError: the stage or status is unknown, a failed cell gives no reason, or a row has not one score per unit.
+    """
+
+    id: str
+    stage: Stage
+    schedule: str
+    alpha: float | None
+    beta: float | None
+    sampler: str
+    steps: int | None
+    axes: Mapping[str, str]
+    schedule_config: Mapping[str, Any]
+    status: Status
+    error: str | None = None
+    seconds: float = 0.0
+    rows: Sequence[Row] = ()
+    bound: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stage not in get_args(Stage) or self.status not in get_args(Status):
+            raise ValueError(f"cell {self.id}: unknown stage or status: {self.stage}, {self.status}")
+        if (self.status == "failed") != (self.error is not None):
+            raise ValueError(f"cell {self.id}: a failed cell has an error, a finished one has none")
+        if (self.alpha is None) != (self.beta is None):
+            raise ValueError(f"cell {self.id}: alpha and beta go together")
+        for row in self.rows:
+            if row.scores is not None and len(row.scores) != row.n:
+                raise ValueError(f"cell {self.id}: {row.metric} has {len(row.scores)} scores for n = {row.n}")
+        object.__setattr__(self, "rows", tuple(_plain(row) for row in self.rows))
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "finished"
+
+    @property
+    def label(self) -> str:
+        """The schedule as people write it: ``Beta(0.9, 0.3)``, ``squared sine``, ``polynomial (exponent=3)``."""
+        if self.schedule == ANY:
+            return "any schedule"
+        if self.alpha is not None:
+            return f"Beta({self.alpha:g}, {self.beta:g})"
+        swept = {key: value for key, value in self.axes.items() if key.startswith("schedule.")}
+        parameters = ", ".join(f"{key.removeprefix('schedule.')}={value}" for key, value in sorted(swept.items()))
+        name = self.schedule.replace("_", " ")
+        return f"{name} ({parameters})" if swept else name
+
+    @property
+    def others(self) -> tuple[tuple[str, str], ...]:
+        """The axes other than the schedule and the step budget, sorted: cells are compared where these agree."""
+        named = ((key, value) for key, value in self.axes.items() if not _is_schedule_or_steps(key))
+        return tuple(sorted(named))
+
+    def row(self, metric: str, task: str | None = None) -> Row | None:
+        """The first row of a metric, of a task if one is given (rows of no task are every task's); None if it was not
+        measured."""
+        wanted = (None, task)
+        return next((row for row in self.rows if row.metric == metric and (task is None or row.task in wanted)), None)
+
+    def write(self, folder: Path) -> Path:
+        """Writes the cell's file into a sweep folder, whole or not at all; returns its path."""
+        path = cell_path(folder, self.id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        content["rows"] = [row._asdict() for row in self.rows]
+        write_atomically(path, dump_json(content))
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> "Cell":
+        """The cell of a file.
+
+        Raises:
+            UserError: the file does not hold one.
+        """
+        content = load_json(path)
+        try:
+            return cls(**{**content, "rows": [Row(**row) for row in content["rows"]]})
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} does not describe a cell ({error}); remove it and run the sweep again") from error
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a sweep is judged by: a metric, which way is better, and the task that it is measured on, if it has several:
+    each is judged by itself."""
+
+    metric: str
+    better: Literal["higher", "lower"]
+    task: str | None = None
+
+    @property
+    def name(self) -> str:
+        """``exact_match``, or ``exact_match of gsm8k``."""
+        return self.metric if self.task is None else f"{self.metric} of {self.task}"
+
+    @property
+    def sign(self) -> int:
+        """1 if higher is better, else -1."""
+        return 1 if self.better == "higher" else -1
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's cells, and how it was run.
+
+    Attributes:
+        settings: what ``sweep.json`` says: checkpoint, command, metric, seed and whatever else.
+        cells: in the order of the table: see ``in_order``.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    cells: Sequence[Cell] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", tuple(sorted(self.cells, key=in_order)))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Sweep":
+        """The sweep of a folder.
+
+        Raises:
+            UserError: there is no such folder, it holds no sweep or no cell, or a file is corrupt.
+        """
+        if not (folder / SWEEP).is_file():
+            what = "is not a sweep folder: it has no " + SWEEP if folder.is_dir() else "does not exist"
+            raise UserError(f"{folder} {what}; give the folder that sweep.py printed")
+        paths = sorted((folder / CELLS).glob("*.json"))
+        if not paths:
+            raise UserError(f"{folder / CELLS} holds no cells yet; run the sweep first, or wait for its first cell")
+        return cls(load_json(folder / SWEEP), [Cell.read(path) for path in paths])
+
+    @property
+    def finished(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.finished]
+
+    @property
+    def failed(self) -> list[Cell]:
+        return [cell for cell in self.cells if not cell.finished]
+
+    def unusable(self) -> list[tuple[Cell, str]]:
+        """The cells that have no place in the tables, and why."""
+        unusable, objectives = [(cell, cell.error or "") for cell in self.failed], self.objectives()
+        for cell in self.finished:
+            rows = [(o.name, row) for o in objectives if (row := cell.row(o.metric, o.task)) is not None]
+            if not rows:  # with tasks for an axis, a cell has one of them only
+                unusable.append((cell, f"{' and '.join(o.name for o in objectives)} was not measured"))
+            unusable += [(cell, f"{name} is {row.value}") for name, row in rows if not math.isfinite(row.value)]
+        return unusable
+
+    def objectives(self) -> list[Objective]:
+        """For each task, or for all rows where there are none: the metric that ``sweep.json`` names, else the first
+        that judges and has scores, else the first that judges. Empty if no cell finished.
+
+        Raises:
+            UserError: the named metric was not measured, or no metric says which way is better.
+        """
+        if not self.finished:
+            return []
+        rows = [row for cell in self.finished for row in cell.rows]
+        name = self.settings.get("metric")
+        chosen = judging_rows(rows, name)
+        if not chosen:
+            known = ", ".join(dict.fromkeys(row.metric for row in rows if _judges(row))) or "none"
+            wanted = "no metric judges" if name is None else f"metric={name} does not judge"
+            raise UserError(f"{wanted} this sweep's cells; choose an evaluation or metric that does (here: {known})")
+        several = len(chosen) > 1
+        return [Objective(row.metric, row.better, row.task if several else None) for row in chosen if row.better]
+
+
+def judging_rows(rows: Sequence[Row], metric: str | None) -> list[Row]:
+    """What cells are judged by, for each task one: the named metric, else the first that judges and has scores, else
+    the first that judges."""
+    judging = [row for row in rows if _judges(row) and metric in (None, row.metric)]
+    by_task: dict[str | None, Row] = {}
+    for row in sorted(judging, key=lambda row: row.scores is None):
+        by_task.setdefault(row.task, row)
+    return [by_task[task] for task in dict.fromkeys(row.task for row in judging)]
+
+
+def _judges(row: Row) -> bool:
+    """A metric that says which way is better, and was measured; of a group of tasks, not of each of its parts."""
+    return row.better is not None and row.metric != PREDICTED and not row.part
+
+
+def cell_path(folder: Path, identity: str) -> Path:
+    """Where the file of a cell lies in a sweep folder."""
+    return folder / CELLS / f"{identity}.json"
+
+
+def in_order(cell: Cell) -> tuple[Any, ...]:
+    """Order of cells: by the other axes, stage, hand-made schedules before Beta pairs, linear first, then steps."""
+    shape = (cell.alpha is not None, cell.schedule != "linear", cell.alpha or 0, cell.beta or 0, cell.label)
+    return (cell.others, cell.stage, *shape, cell.steps is None, cell.steps or 0, cell.id)
+
+
+def dump_json(content: Any) -> str:
+    """Valid JSON text, with a newline at its end."""
+    return json.dumps(_encode(content), indent=1, allow_nan=False) + "\n"
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """What ``dump_json`` wrote.
+
+    Raises:
+        UserError: the file is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(), object_hook=_decode)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is corrupt ({error}); remove it and run the sweep again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is corrupt (no JSON object); remove it and run the sweep again")
+    return content
+
+
+def _encode(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _encode(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_encode(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return {"float": str(content)}
+    return content
+
+
+def _decode(content: dict[str, Any]) -> Any:
+    return float(content["float"]) if content.keys() == {"float"} else content
+
+
+def _plain(row: Row) -> Row:
+    """A row of Python numbers: NumPy's and torch's do not survive JSON."""
+    stderr = None if row.stderr is None else float(row.stderr)
+    scores = None if row.scores is None else tuple(map(float, row.scores))
+    return Row(
+        row.metric, float(row.value), stderr, int(row.n), dict(row.settings), row.better, scores, bool(row.exact)
+    )
+
+
+def _is_schedule_or_steps(axis: str) -> bool:
+    return axis.split(".")[0] == "schedule" or axis.split(".")[-1] == "steps"

@@ -1,0 +1,215 @@
+"""Every choice of every group composes, and what it composes to can be built."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from mdm_lightning.commands.evaluate import build_evaluations
+from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking
+from mdm_lightning.diffusion.schedule import MaskSchedule
+from mdm_lightning.evaluation.lm_eval.evaluation import LmEval
+from mdm_lightning.sampling.count import Expected
+from mdm_lightning.sampling.order import Confidence
+from mdm_lightning.training.optimizer import AdamW
+
+CONF = Path(__file__).parents[2] / "conf"
+# Published sizes in millions of parameters: GPT-2's trunk, two embeddings of V x width, adaLN and norms.
+SIZES = {"micro": (0.0, 0.1), "tiny": (0.3, 0.8), "small": (85, 100), "medium": (300, 350), "large": (700, 800)}
+SIZES |= {"llada": (8000, 8100), "dream": (7600, 7700)}
+
+
+def configure(*overrides: str, name: str = "train") -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", [name for name in choices("model") if name not in ("dit", "llama")])
+def test_models(name):
+    config = configure(f"model={name}")
+    with torch.device("meta"):
+        denoiser = instantiate(config.model, vocab_size=100)
+    assert denoiser.forward_flops(16)[0] > 0
+    millions = sum(p.numel() for p in denoiser.parameters()) / 1e6
+    least, most = SIZES[name]
+    assert least < millions < most
+    assert config.data.length == denoiser.length
+
+
+@pytest.mark.parametrize("name", ["small", "medium", "large"])
+def test_published_sizes_bring_the_published_recipe(name):
+    config = configure(f"model={name}", "data=owt")
+    assert config.training.global_batch_size == 512
+    assert config.training.ema == 0.9999
+    assert config.optimizer.lr == 3e-4
+    assert instantiate(config.lr_schedule).warmup_steps == 2500
+    assert (config.trainer.precision, config.trainer.gradient_clip_val) == ("bf16-mixed", 1.0)
+    assert config.data.wrap
+    assert config.tokenizer.name_or_path == "openai-community/gpt2"
+
+
+def test_what_is_said_on_the_command_line_wins_over_the_recipe():
+    config = configure("model=small", "recipe=quick", "optimizer.lr=7e-4", "schedule@training.schedule=sine")
+    assert config.optimizer.lr == 7e-4
+    assert config.training.global_batch_size == 32
+    assert config.training.schedule._target_.endswith("SineSchedule")
+
+
+@pytest.mark.parametrize("name", [name for name in choices("schedule") if name != "advised"])
+def test_schedules_in_both_seats(name):
+    config = configure(f"schedule={name}", f"schedule@training.schedule={name}", "masking@training.masking=independent")
+    for seat in (config.schedule, config.training.schedule, config.training.masking.schedule):
+        assert isinstance(instantiate(seat), MaskSchedule)
+
+
+@pytest.mark.parametrize("name", choices("masking"))
+@pytest.mark.parametrize("times", choices("timesteps"))
+def test_forward_processes(name, times):
+    config = configure(f"masking@training.masking={name}", f"timesteps@training.times={times}")
+    assert isinstance(instantiate(config.training.masking), IndependentMasking | CountMasking)
+
+
+@pytest.mark.parametrize("name", choices("lr_schedule"))
+def test_learning_rate_schedules(name):
+    assert 0 < instantiate(configure(f"lr_schedule={name}").lr_schedule)(50) <= 1
+
+
+@pytest.mark.parametrize("name", choices("optimizer"))
+def test_optimizers(name):
+    assert isinstance(instantiate(configure(f"optimizer={name}").optimizer), AdamW)
+
+
+@pytest.mark.parametrize("name", [name for name in choices("trainer") if name != "gpu"])
+def test_trainers(name):
+    config = configure(f"trainer={name}", "trainer.accelerator=cpu", "trainer.devices=1")
+    assert isinstance(instantiate(config.trainer, logger=False, enable_progress_bar=False), Trainer)
+
+
+OF_TRAINING = [name for name in choices("experiment") if name != "toy" and not name.startswith("paper")]
+PAPERS = [name for name in choices("experiment") if name.startswith("paper_")]
+
+
+@pytest.mark.parametrize("name", OF_TRAINING)
+def test_experiments(name):
+    assert instantiate(configure(f"experiment={name}").lr_schedule)(0) > 0
+
+
+MEASURING = pytest.mark.parametrize("command", ["evaluate", "sweep"])
+
+
+@MEASURING
+def test_the_toy_experiment(command):
+    """It chooses groups and sets values over those of the command, and gives way to the command line."""
+    config = configure("experiment=toy", name=command)
+    assert list(build_evaluations(config.evaluation)) == ["exact_law"]
+    assert instantiate(config.data).name == "toy_extremes"
+    assert config.sampler.steps == 3
+    assert config.sweep.metric == "kl"
+    other = configure("experiment=toy", "data=toy_balanced", "evaluation=likelihood", "sampler.steps=2", name=command)
+    assert list(build_evaluations(other.evaluation)) == ["likelihood"]
+    assert (instantiate(other.data).name, other.sampler.steps) == ("toy_balanced", 2)
+
+
+@MEASURING
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_benchmarks(command, name):
+    """What FIELD says of them: low-confidence order, and generation lengths with step budgets up to them."""
+    config = configure(f"experiment={name}", name=command)
+    (evaluation,) = build_evaluations(config.evaluation).values()
+    assert isinstance(evaluation, LmEval)
+    long_names = {"math": "hendrycks_math", "minerva": "minerva_math"}
+    short = name.removeprefix("paper_")
+    assert evaluation.tasks == [long_names.get(short, short)]
+    assert evaluation.generation_length == (128 if name in ("paper_bbh", "paper_gsm8k") else 256)
+    assert not evaluation.allow_code_execution
+    assert isinstance(evaluation.sampler.order, Confidence)
+    assert isinstance(evaluation.sampler.count, Expected)
+    assert evaluation.sampler.tokens.temperature == 0
+    assert config.trainer.precision == "bf16-true"
+    steps = [8, 16, 32, 64, 128, 256]
+    assert config.sweep.steps == steps[: steps.index(evaluation.generation_length) + 1]
+    assert list(config.sweep.alpha) == list(config.sweep.beta) == [i / 10 for i in range(1, 11)]
+    assert 50 <= config.sweep.limit <= 150
+
+
+@pytest.mark.parametrize("name", choices("adapter"))
+def test_adapters(name):
+    config = configure("model=llada", f"adapter={name}")
+    assert instantiate(config.adapter).freezes == (name == "lora")
+    assert config.optimizer.lr == (2e-4 if name == "lora" else 2e-5)
+    assert config.trainer.precision == "bf16-mixed"
+
+
+@MEASURING
+@pytest.mark.parametrize("name", [name for name in choices("evaluation") if name != "none"])
+def test_evaluations(command, name):
+    built = build_evaluations(configure(f"evaluation={name}", name=command).evaluation)
+    assert list(built) == [name]
+    assert callable(built[name])
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [("evaluate", ["likelihood", "profile", "generation", "task", "samples"]), ("sweep", ["generation", "task"])],
+)
+def test_what_is_evaluated_by_default(command, expected):
+    assert list(build_evaluations(configure(name=command).evaluation)) == expected
+
+
+@MEASURING
+@pytest.mark.parametrize("name", choices("estimator"))
+def test_estimators(command, name):
+    config = configure("evaluation=likelihood", f"estimator={name}", "sampler.steps=5", name=command)
+    masking = instantiate(config.evaluation.likelihood).masking
+    everything = torch.ones(4, 6, dtype=torch.bool)
+    batch = masking(torch.zeros(4, 6, dtype=torch.int64), everything, 9, torch.Generator().manual_seed(0))
+    assert batch.lengths.tolist() == [6] * 4
+    assert masking.estimator
+
+
+@MEASURING
+@pytest.mark.parametrize("name", choices("judge"))
+def test_judges_are_built_without_a_network(command, name, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("constructing a judge must not need the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert callable(instantiate(configure(f"judge={name}", name=command).judge).prepare)
+
+
+@MEASURING
+@pytest.mark.parametrize("name", choices("schedule"))
+def test_schedules_to_measure(command, name, tmp_path):
+    advice = tmp_path / "advice.json"
+    advice.write_text('{"64": {"beta": [0.9, 0.3], "optimal": [0.0, 0.4, 1.0]}}')
+    config = configure(f"schedule={name}", f"advice='{advice}'", name=command)
+    schedule = instantiate(config.sampler).schedule
+    assert schedule == instantiate(config.schedule)
+    assert float(schedule.alpha_t(torch.tensor(1.0, dtype=torch.float64))) == pytest.approx(1)
+
+
+def test_what_evaluate_and_sweep_share_is_equal():
+    """A cell of a sweep is an evaluation with the same options: their defaults must not drift apart."""
+    evaluate, sweep = (OmegaConf.to_container(configure(name=name)) for name in ("evaluate", "sweep"))
+    assert isinstance(evaluate, dict)
+    assert isinstance(sweep, dict)
+    for key in evaluate.keys() - {"evaluation", "schedule", "run_dir", "export"}:
+        assert evaluate[key] == sweep[key], key
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "sweep"])
+def test_nothing_is_left_to_fill_in(name):
+    config = configure(name=name)
+    # The loggers refer to Hydra's output folder, which exists only while a command runs.
+    config = OmegaConf.masked_copy(config, [key for key in config if key != "logger"])
+    assert not OmegaConf.missing_keys(config)
+    OmegaConf.to_container(config, resolve=True)
