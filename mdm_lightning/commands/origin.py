@@ -1,35 +1,14 @@
 """Where the denoiser of an evaluation comes from: a run, a published model, or the law that `data=` gives."""
 
-from dataclasses import dataclass
-
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
-from mdm_lightning.checkpoint.published import Published, names_published, open_published
+from mdm_lightning.checkpoint.load import Oracle, Origin
+from mdm_lightning.checkpoint.published import names_published, open_published
 from mdm_lightning.checkpoint.run import RUNS, Run, describe, find_checkpoint
 from mdm_lightning.commands.options.command_line import override
 from mdm_lightning.data.tasks.toy import LawSource
 from mdm_lightning.errors import UserError
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """The exact denoiser of a law, where a checkpoint would be."""
-
-    source: LawSource
-    step: int = 0
-
-    @property
-    def name(self) -> str:
-        """What stands in the place of a checkpoint's name."""
-        return f"the exact denoiser of {self.source.law.name}"
-
-    @property
-    def fingerprint(self) -> str:
-        return self.source.fingerprint
-
-
-Origin = Run | Published | Oracle
 
 
 def find_origin(ckpt: str | None, data: DictConfig | None, tokenizer: DictConfig | None) -> Origin | None:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from mdm_lightning.checkpoint.load import open_base, run_adapter
 from mdm_lightning.checkpoint.published import Published, names_published, open_published
 from mdm_lightning.checkpoint.run import (
     CHECKPOINTS,
@@ -20,14 +20,12 @@ from mdm_lightning.checkpoint.run import (
     LAST,
     RUNS,
     Run,
-    build_model,
     describe,
     find_checkpoint,
 )
-from mdm_lightning.checkpoint.stored_config import build
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import Denoiser
-from mdm_lightning.denoiser.lora import Adapter, AllWeights, adapter_start, own_weights
+from mdm_lightning.denoiser.lora import Adapter, adapter_start, own_weights
 from mdm_lightning.diffusion.masking import seeded_generator
 from mdm_lightning.errors import UserError
 
@@ -98,41 +96,6 @@ def _resumed(path: Path, beginning: Published | None = None) -> Start:
             "ckpt=auto"
         )
     return Start(run, open_base(run) if run_adapter(run).freezes else None)
-
-
-def run_adapter(run: Run) -> Adapter:
-    """What a run trains of its denoiser.
-
-    Raises:
-        UserError: the run's configuration names something else than an adapter.
-    """
-    stored = run.config.get("adapter")
-    return build(stored, Adapter, run.path) if stored else AllWeights()
-
-
-def build_run(run: Run, tokenizer: Tokenizer) -> Denoiser:
-    """The denoiser of a run, without its weights; of one that began as a published model also without memory, because
-    there may be much of it.
-
-    Raises:
-        UserError: the run's configuration names something else than a denoiser, or one that its weights do not fit.
-    """
-    with torch.device("meta") if run.base is not None else nullcontext():
-        return build_model(run, tokenizer.vocab_size)
-
-
-def open_base(run: Run) -> Published:
-    """The published model that a run began with, with the run's tokenizer.
-
-    Raises:
-        UserError: there is none, it cannot be had any more, or its weights are others by now.
-    """
-    if run.base is None:
-        raise UserError(f"{run.path} does not say which published model it began with")
-    published = open_published(run.base["origin"], Tokenizer.from_state(run.tokenizer_state))
-    if published.fingerprint != run.base["fingerprint"]:
-        raise UserError(f"{published.name} has other weights than when the run began: restore them")
-    return published
 
 
 def adopt_sizes(config: DictConfig, start: Start, overrides: list[str]) -> None:

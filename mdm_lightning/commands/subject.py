@@ -9,25 +9,19 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from mdm_lightning.checkpoint.load import LONGEST, Oracle, Origin, exact_denoiser, read_run
 from mdm_lightning.checkpoint.published import Published
-from mdm_lightning.checkpoint.run import Run, load_checkpoint
+from mdm_lightning.checkpoint.run import Run
 from mdm_lightning.checkpoint.stored_config import build
-from mdm_lightning.commands.origin import Oracle, Origin
 from mdm_lightning.commands.precision import stored_precision
-from mdm_lightning.commands.start import build_run, open_base, run_adapter
 from mdm_lightning.data.source import PreparedData, Source
 from mdm_lightning.data.tasks.base import TaskSource
 from mdm_lightning.data.tasks.toy import LawSource
 from mdm_lightning.data.tokenizer.spec import Given
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
-from mdm_lightning.denoiser.base import DENOISER, Denoiser
-from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import NoData, Subject
 from mdm_lightning.evaluation.processes import Processes
-
-LONGEST = 1024
-"""Positions per sequence where neither data nor a run say how many; published models may accept very many."""
 
 
 def load_subject(
@@ -51,7 +45,7 @@ def law_subject(oracle: Oracle, trainer: DictConfig, cache: Path, seed: int, pro
     source, device = oracle.source, choose_device(trainer)
     law = source.law
     return Subject(
-        denoiser=ExactDenoiser(law.sequences, law.probabilities, law.vocab_size).to(device).eval(),
+        denoiser=exact_denoiser(source).to(device).eval(),
         tokenizer=source.tokenizer,
         length=source.length,
         prepare=lambda: source.prepare(None, cache),
@@ -75,7 +69,8 @@ def checkpoint_subject(
     device = choose_device(trainer)
     if isinstance(origin, Run):
         tokenizer = Tokenizer.from_state(origin.tokenizer_state)
-        denoiser = _run_denoiser(origin, tokenizer, trainer, device)
+        precision = stored_precision(trainer), stored_precision(trainer, frozen=True)
+        denoiser = read_run(origin, tokenizer, device, *precision)
         if data is None:
             source = build(origin.config["data"], Source, origin.path)
         else:
@@ -125,35 +120,6 @@ def choose_device(trainer: DictConfig) -> torch.device:
     local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
     listed = OmegaConf.is_list(trainer.devices)
     return torch.device("cuda", trainer.devices[local_rank] if listed else local_rank)
-
-
-def _run_denoiser(run: Run, tokenizer: Tokenizer, trainer: DictConfig, device: torch.device) -> Denoiser:
-    """The denoiser that a run has trained; adapters are merged into the published model that they adapt."""
-    adapter, dtype = run_adapter(run), stored_precision(trainer)
-    if adapter.freezes:
-        base, dtype = open_base(run), stored_precision(trainer, frozen=True)
-        denoiser = base.model.read(base.arguments, device, dtype)
-        adapter.inject(denoiser)
-    else:
-        denoiser = build_run(run, tokenizer).to(dtype)
-        if run.base is not None:
-            denoiser = denoiser.to_empty(device=device)
-    _load_weights(denoiser, run.path)
-    adapter.merge(denoiser)
-    return denoiser.to(device, dtype)
-
-
-def _load_weights(denoiser: Denoiser, path: Path) -> None:
-    stored = load_checkpoint(path)["state_dict"]
-    weights = {name.removeprefix(DENOISER): value for name, value in stored.items() if name.startswith(DENOISER)}
-    trained = {name for name, parameter in denoiser.named_parameters() if parameter.requires_grad}
-    try:
-        missing, unknown = denoiser.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise UserError(f"the weights in {path} do not fit the model described there: {error}") from error
-    missing = trained.intersection(missing)
-    if missing or unknown:
-        raise UserError(f"the weights in {path} do not fit the model described there: {sorted(missing) + unknown}")
 
 
 def _source(data: DictConfig, model: Mapping[str, Any]) -> Source:
