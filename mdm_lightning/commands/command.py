@@ -4,8 +4,6 @@ import functools
 import io
 import logging
 import os
-import re
-import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from mdm_lightning.commands.causes import cause
 from mdm_lightning.commands.folders import discard_new
 from mdm_lightning.commands.options.command_line import explain_composition, readable
 from mdm_lightning.commands.options.unread import check_options
+from mdm_lightning.commands.program import typed_path
 from mdm_lightning.errors import UserError
 from mdm_lightning.stopping import Stopped, ignore_signals, raise_on_signals
 from mdm_lightning.training.checkpointing import PREEMPTED, Preempted
@@ -90,7 +89,7 @@ def _exit_with_one_line(action: Callable[[], T]) -> T:
     try:
         return action()
     except Preempted as stop:
-        _leave(f"{stop}; resume with {_override('ckpt', stop.checkpoint.parent.parent)}", PREEMPTED)
+        _leave(f"{stop}; resume with {typed_path('ckpt', stop.checkpoint.parent.parent)}", PREEMPTED)
     except RanksFailed as failure:
         _leave(str(failure), failure.status)
     except Stopped as stop:
@@ -99,14 +98,6 @@ def _exit_with_one_line(action: Callable[[], T]) -> T:
         if debug:
             traceback.print_exc()
         _leave(f"error: {explain(error)}" + ("" if debug else _hint(error)), 1)
-
-
-def _override(key: str, path: Path) -> str:
-    """An override as it can be typed: a path that is more than a plain word is quoted for Hydra and for the shell."""
-    if re.fullmatch(r"[\w./-]+", str(path)):
-        return f"{key}={path}"
-    quoted = f"{key}='{path}'"
-    return shlex.quote(quoted) if re.search(r'["$`\\!]', quoted) else f'"{quoted}"'
 
 
 def explain(error: BaseException) -> str:

@@ -109,7 +109,7 @@ def _conduct(evaluations: Mapping[str, Evaluation], config: DictConfig, output: 
     started = time.perf_counter()
     studies = {name: evaluation for name, evaluation in evaluations.items() if isinstance(evaluation, Study)}
     if len(studies) < len(evaluations) or not studies:
-        raise needs_checkpoint("evaluate.py")
+        raise needs_checkpoint("evaluate")
     if not join_ranks(progress=False).first:
         return
     results = Results(output, build_loggers(config.logger, None), step=0)

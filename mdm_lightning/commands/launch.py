@@ -30,6 +30,7 @@ from omegaconf import DictConfig, ListConfig
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage] documented, but not marked as public
 
 from mdm_lightning.commands.command import ERROR_FILE, RanksFailed
+from mdm_lightning.commands.program import program
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.stopping import LAUNCHER, SIGNALS
@@ -159,7 +160,7 @@ def launch_ranks(ranks: int, arguments: Sequence[str]) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="mdm-ranks-") as folder:
         errors = [Path(folder) / str(rank) for rank in range(ranks)]
-        command = [sys.executable, sys.argv[0], *arguments]
+        command = [sys.executable, *program(), *arguments]
         meeting = meeting_point()
         theirs, ours = os.pipe()
         processes = [

@@ -7,6 +7,7 @@ from mdm_lightning.checkpoint.load import Oracle, Origin
 from mdm_lightning.checkpoint.published import names_published, open_published
 from mdm_lightning.checkpoint.run import RUNS, Run, describe, find_checkpoint
 from mdm_lightning.commands.options.command_line import override
+from mdm_lightning.commands.program import typed
 from mdm_lightning.data.tasks.toy import LawSource
 from mdm_lightning.errors import UserError
 
@@ -30,10 +31,10 @@ def find_origin(ckpt: str | None, data: DictConfig | None, tokenizer: DictConfig
 
 
 def needs_checkpoint(command: str) -> UserError:
-    """What to say where there is no origin."""
+    """What to say where a command (evaluate, sweep) has no origin."""
     return UserError(
-        f"{command} needs a checkpoint: ckpt=last, ckpt=RUN_FOLDER, ckpt=FILE.ckpt, or a published model's folder or "
-        "name on the hub (experiment=toy does without)"
+        f"{typed(command)} needs a checkpoint: ckpt=last, ckpt=RUN_FOLDER, ckpt=FILE.ckpt, or a published model's "
+        "folder or name on the hub (experiment=toy does without)"
     )
 
 

@@ -7,12 +7,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mdm_lightning.checkpoint.run import RUNS
+from mdm_lightning.commands.program import typed, typed_path
 from mdm_lightning.data.entropy import bigram_entropy, unigram_entropy
 from mdm_lightning.data.source import PreparedData, why_no_bits_per_byte
 from mdm_lightning.data.text.packing import Blocks
 from mdm_lightning.files import write_atomically
 
 RESULTS = "results.json"
+
+DASHBOARD = "http://localhost:6006/#custom_scalars&_smoothingWeight=0"
+"""TensorBoard's usual smoothing shows gaps that are not there."""
 
 
 def corpus_entropies(data: PreparedData) -> dict[str, float]:
@@ -58,7 +63,6 @@ class TrainingReport:
         """
         seconds = time.perf_counter() - self.started
         weights = "; averaged weights" if self.averaged else ""
-        folder = shlex.quote(_short(self.folder))
         lines = [
             "",
             f"Training         {step:,} steps, {tokens:,} tokens in {seconds:,.0f} s ({speed:,.0f} tokens/s)",
@@ -83,10 +87,16 @@ class TrainingReport:
         lines += [
             "",
             f"Run folder       {_short(self.folder)}",
-            "Look             tensorboard --logdir outputs",
-            f"Evaluate         python evaluate.py ckpt={folder}",
+            f"Look             tensorboard --logdir {shlex.quote(_short(self._log_folder()))}",
+            f"                 {DASHBOARD}",
+            f"Evaluate         {typed('evaluate')} {typed_path('ckpt', Path(_short(self.folder)))}",
         ]
         return "\n".join(lines)
+
+    def _log_folder(self) -> Path:
+        """Where TensorBoard finds this run, with those beside it if it lies where runs usually do."""
+        runs = RUNS.resolve()
+        return runs if self.folder.is_relative_to(runs) else self.folder
 
 
 def _short(folder: Path) -> str:

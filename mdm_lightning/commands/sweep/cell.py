@@ -132,7 +132,7 @@ def _load(chosen: str) -> Subject:
     with processes.together(explain):
         origin = find_origin(config.ckpt, config.data, config.tokenizer)
         if origin is None:
-            raise needs_checkpoint("sweep.py")
+            raise needs_checkpoint("sweep")
         return load_subject(origin, config.data, config.trainer, Path(config.cache_dir), 0, processes)
 
 

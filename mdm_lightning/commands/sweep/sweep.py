@@ -27,6 +27,7 @@ from mdm_lightning.commands.options.command_line import override
 from mdm_lightning.commands.options.nearest import suggestion
 from mdm_lightning.commands.options.unread import check_options
 from mdm_lightning.commands.origin import Oracle, Origin, choose_origin, find_origin, needs_checkpoint
+from mdm_lightning.commands.program import typed
 from mdm_lightning.commands.sweep.cell import sweep_subject
 from mdm_lightning.commands.sweep.plan import SweepPlan, line, parse
 from mdm_lightning.commands.sweep.progress import PROGRESS
@@ -108,7 +109,7 @@ def _plan(overrides: Sequence[str], conf: Path) -> tuple[SweepPlan, DictConfig, 
         _check_axes([o for o in parsed if o.is_sweep_override()], [line(o) for o in base])
     origin = find_origin(config.ckpt, config.get("data"), config.get("tokenizer"))
     if origin is None:
-        raise needs_checkpoint("sweep.py")
+        raise needs_checkpoint("sweep")
     config.ckpt = None if isinstance(origin, Oracle) else origin.name
     pinned = parse([choose_origin(origin), override("sweep.dir", str(Path(config.sweep.dir).resolve()))])
     kept = [o for o in base if o.key_or_group not in ("ckpt", "sweep.dir")]
@@ -252,7 +253,7 @@ def _register(output: Path, config: DictConfig, origin: Origin) -> None:
         differ = [name for name, value in agreed.items() if known["agreed"].get(name) != value]
         if differ:
             raise UserError(f"{output} holds a sweep with another {' and '.join(differ)}: choose another sweep.dir=")
-    command = "python sweep.py " + shlex.join(sys.argv[1:]) if known is None else known["command"]
+    command = f"{typed('sweep')} " + shlex.join(sys.argv[1:]) if known is None else known["command"]
     settings = {"checkpoint": origin.name, "step": origin.step, "command": command, "seed": config.seed}
     settings |= {"metric": config.sweep.metric, "limit": config.sweep.limit, "agreed": agreed}
     write_atomically(path, dump_json(settings))

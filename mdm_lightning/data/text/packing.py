@@ -57,6 +57,32 @@ class Blocks:
         return {"tokens": tokens, "maskable": torch.ones_like(tokens, dtype=torch.bool)}
 
 
+class InMemory:
+    """Sequences `(n, l)` that are at hand. Every position is maskable."""
+
+    def __init__(self, tokens: np.ndarray) -> None:
+        self._tokens = torch.from_numpy(tokens.astype(np.int64))
+
+    @property
+    def stream(self) -> np.ndarray:
+        """All tokens, one sequence after another."""
+        return self._tokens.flatten().numpy()
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def maskable_counts(self, indices: Sequence[int]) -> np.ndarray:
+        return np.full(len(indices), self._tokens.shape[1])
+
+    def __getitem__(self, index: int) -> Example:
+        batch = self.__getitems__([index])
+        return {"tokens": batch["tokens"][0], "maskable": batch["maskable"][0]}
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        tokens = self._tokens[list(indices)]
+        return {"tokens": tokens, "maskable": torch.ones_like(tokens, dtype=torch.bool)}
+
+
 def tokenize(
     corpus: Corpus, tokenizer: Tokenizer, writer: TokenWriter, *, name: str, limit: int | None, decode: bool = False
 ) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from mdm_lightning.arguments import check_numbers
@@ -81,27 +82,38 @@ class Samples:
             subject.outputs.file("trajectory.html", page)
         yield from cost_rows(generated, settings)
 
-    def _canvas(self, subject: Subject) -> Tensor:
-        """One sequence `(1, l)`: the prompt, masks, the suffix."""
+    def _canvas(self, subject: Subject) -> Int64[Tensor, "1 l"]:
         length = self.length or subject.length
         if length > subject.denoiser.length:
             raise UserError(f"evaluation.samples.length={length} is beyond the model's {subject.denoiser.length}")
-        tokenizer = subject.tokenizer
-        prompt = _spelled(tokenizer, encode_prompt(tokenizer, self.prompt or ""), self.prompt)
-        suffix = _spelled(tokenizer, encode_fragment(tokenizer, self.suffix or ""), self.suffix)
-        if self.chat:
-            chat = render_chat(tokenizer, [{"role": "user", "content": self.prompt or ""}])
-            prompt = encode_prompt(tokenizer, chat, special=True)
-        gap = length - len(prompt) - len(suffix)
-        if gap < 1:
-            raise UserError(
-                f"prompt and suffix have {len(prompt)} and {len(suffix)} tokens, which leaves no room in {length}: "
-                "shorten them"
-            )
-        return torch.tensor([[*prompt, *[tokenizer.mask_id] * gap, *suffix]])
+        return text_canvas(subject.tokenizer, length, self.prompt or "", self.suffix or "", chat=self.chat)
 
 
-def _spelled(tokenizer: Tokenizer, ids: list[int], text: str | None) -> list[int]:
+def text_canvas(
+    tokenizer: Tokenizer, length: int, prompt: str, suffix: str, *, chat: bool = False
+) -> Int64[Tensor, "1 l"]:
+    """One sequence of so many tokens: the prompt, masks, the suffix.
+
+    Args:
+        chat: the prompt is what a user says, and the tokenizer's chat template goes around it.
+
+    Raises:
+        UserError: prompt and suffix leave no room or cannot be spelled, or there is no chat template.
+    """
+    begin = _spelled(tokenizer, encode_prompt(tokenizer, prompt), prompt)
+    end = _spelled(tokenizer, encode_fragment(tokenizer, suffix), suffix)
+    if chat:
+        rendered = render_chat(tokenizer, [{"role": "user", "content": prompt}])
+        begin = encode_prompt(tokenizer, rendered, special=True)
+    gap = length - len(begin) - len(end)
+    if gap < 1:
+        raise UserError(
+            f"prompt and suffix have {len(begin)} and {len(end)} tokens, which leaves no room in {length}: shorten them"
+        )
+    return torch.tensor([[*begin, *[tokenizer.mask_id] * gap, *end]])
+
+
+def _spelled(tokenizer: Tokenizer, ids: list[int], text: str) -> list[int]:
     if tokenizer.unknown_id in ids:
         raise UserError(f"the model's tokenizer has no tokens for some characters of {text!r}: leave them out")
     return ids

@@ -141,16 +141,21 @@ def advised_schedule(path: str | None, steps: int, family: Literal["beta", "opti
         raise UserError(f"advice={path} holds no schedule for {steps} steps ({error}): make it anew") from error
 
 
-def advice_text(found: Sequence[Advice], length: int, sampler: Sampler, path: str) -> str:
-    """The advice as a table, gaps in nats per token."""
-    rivals = list(found[0].gaps)[1:]
-    header = ["steps", "best Beta", "its gap", *rivals, "optimal counts"]
-    lines = [header, ["---:"] * len(header)]
+def advice_table(found: Sequence[Advice], length: int) -> tuple[list[str], list[list[str]]]:
+    """The advice as a header and rows of cells, gaps in nats per token of sequences of ``length`` tokens."""
+    header = ["steps", "best Beta", "its gap", *list(found[0].gaps)[1:], "optimal counts"]
+    rows = []
     for advice in found:
         gaps = [*advice.gaps.values(), advice.optimal_gap]
         cells = [f"{gap.value / length:.4f} ± {gap.stderr / length:.4f}" for gap in gaps]
-        best = f"({advice.best.alpha:.3g}, {advice.best.beta:.3g})"
-        lines.append([str(advice.steps), best, *cells])
+        rows.append([str(advice.steps), f"({advice.best.alpha:.3g}, {advice.best.beta:.3g})", *cells])
+    return header, rows
+
+
+def advice_text(found: Sequence[Advice], length: int, sampler: Sampler, path: str) -> str:
+    """The advice as a table, gaps in nats per token."""
+    header, rows = advice_table(found, length)
+    lines = [header, ["---:"] * len(header), *rows]
     words = ["Predicted gap to the continuous-time NELBO, nats per token:", ""]
     words += ["| " + " | ".join(line) + " |" for line in lines]
     words += ["", f"Use it: schedule=advised advice={path} sampler.steps={found[0].steps}"]

@@ -1,0 +1,231 @@
+"""A trained model in a notebook: load it, sample from it, score text with it, ask which schedule to use."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mdm_lightning.api.results import Advices, TextNelbo, Texts
+from mdm_lightning.checkpoint.load import Loaded
+from mdm_lightning.checkpoint.load import load as load_checkpoint
+from mdm_lightning.data.source import PreparedData, digest
+from mdm_lightning.data.text.packing import InMemory
+from mdm_lightning.data.tokenizer.context import encode_after
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
+from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.diffusion.profile.loss_profile import LossProfile
+from mdm_lightning.diffusion.schedule import MaskSchedule
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.base import NoData, Subject
+from mdm_lightning.evaluation.generation.generate import generate
+from mdm_lightning.evaluation.generation.samples import text_canvas
+from mdm_lightning.evaluation.likelihood.advice import advise
+from mdm_lightning.evaluation.likelihood.conditional import ConditionalLikelihood, windows
+from mdm_lightning.evaluation.likelihood.profile import Profile
+from mdm_lightning.evaluation.processes import Processes
+from mdm_lightning.sampling.presets import mdlm_ancestral
+from mdm_lightning.sampling.sampler import Sampler
+
+
+def load(
+    name: str | Path,
+    *,
+    tokenizer: Tokenizer | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+) -> "Model":
+    """A trained model, in evaluation mode.
+
+    Args:
+        name: a run folder of ``train.py``, ``last`` for the newest one below ``outputs``, a ``.ckpt`` file, or a
+            published model: a folder, or ``owner/name`` on the hub.
+        tokenizer: for published weights that bring none along.
+        device: where to put it; by default a GPU if there is one.
+        dtype: of the weights; by default float32, which published models of many billion weights hardly fit in.
+        revision: of a model on the hub.
+
+    Raises:
+        UserError: there is no such model, or it cannot be read.
+    """
+    return Model(load_checkpoint(name, tokenizer=tokenizer, device=device, dtype=dtype, revision=revision))
+
+
+class Model:
+    """A denoiser with its tokenizer.
+
+    Everything random is a function of the ``seed`` that a method is given. Progress bars appear in notebooks and on
+    terminals.
+
+    Attributes:
+        denoiser: the network, in evaluation mode.
+        tokenizer: the one that it was trained with.
+        length: positions of the sequences that it was trained on, l; at most 1,024 where that is not known.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self.denoiser: Denoiser = loaded.denoiser
+        self.tokenizer: Tokenizer = loaded.tokenizer
+        self.length: int = loaded.length
+
+    def __repr__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.denoiser.parameters())
+        return (
+            f"Model({self._loaded.name}: {type(self.denoiser).__name__}, {parameters / 1e6:,.1f}M parameters, "
+            f"vocabulary {self.tokenizer.vocab_size:,}, sequences of {self.length} tokens, {self._loaded.device})"
+        )
+
+    def sample(
+        self,
+        prompt: str = "",
+        suffix: str = "",
+        *,
+        n: int = 1,
+        steps: int | None = None,
+        sampler: Sampler | None = None,
+        schedule: MaskSchedule | None = None,
+        length: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> Texts:
+        """Generates text: unconditional, after a prompt, or between a prompt and a suffix.
+
+        Args:
+            prompt: text at the beginning; spaces at its end are left to what follows.
+            suffix: text at the end.
+            n: number of texts.
+            steps: step budget K; by default the sampler's.
+            sampler: by default MDLM's ancestral sampler (``mdm.samplers`` has others).
+            schedule: mask schedule; by default the sampler's.
+            length: tokens per text, prompt and suffix included; by default the model's.
+            batch_size: texts that are generated at once.
+            seed: of the noise. Text i is the same whatever ``n`` and ``batch_size``.
+
+        Raises:
+            UserError: prompt and suffix leave no room, or cannot be spelled.
+        """
+        chosen = sampler or mdlm_ancestral()
+        chosen = replace(chosen, schedule=schedule or chosen.schedule, steps=steps or chosen.steps)
+        subject = self._subject(seed=seed)
+        if (length or self.length) > self.denoiser.length:
+            raise UserError(f"length={length} is beyond the model's {self.denoiser.length}")
+        canvas = text_canvas(self.tokenizer, length or self.length, prompt, suffix)
+        generated = generate(subject, chosen, n, batch_size, lambda unit: canvas.expand(len(unit), -1))
+        texts = tuple(self.tokenizer.decode(row) for row in generated.tokens)
+        return Texts(texts, generated.tokens, generated.sequence_nfe)
+
+    def nelbo(self, texts: str | Iterable[str], *, draws: int = 128, batch_size: int = 16, seed: int = 0) -> TextNelbo:
+        """An upper bound on the negative log-likelihood of texts, each by itself.
+
+        Text beyond the model's length is scored in pieces of half that length, each given what comes before it.
+
+        Args:
+            texts: one or several.
+            draws: random masks per piece, whose error the result states; a text of so few tokens that all its masks
+                can be gone through in as many forward passes is scored exactly.
+            batch_size: masked sequences per forward pass.
+            seed: of the masks.
+
+        Raises:
+            ValueError: there is no text, or one without tokens.
+        """
+        listed = [texts] if isinstance(texts, str) else list(texts)
+        ids = self.tokenizer.encode_batch(listed)
+        if not ids or not all(ids):
+            raise ValueError("nelbo: give at least one text, and none without tokens")
+        pieces = [windows([], text, self.length, 1000 * number) for number, text in enumerate(ids)]
+        requests = [piece for parts in pieces for piece in parts]
+        bounds = iter(ConditionalLikelihood(draws, batch_size)(self._subject(seed=seed), requests))
+        per_text = [[next(bounds) for _ in parts] for parts in pieces]
+        return TextNelbo(
+            nats=np.array([sum(bound.nats for bound in parts) for parts in per_text]),
+            errors=np.array([sum(bound.stderr**2 for bound in parts) ** 0.5 for parts in per_text]),
+            tokens=np.array([len(text) for text in ids]),
+        )
+
+    def profile(
+        self,
+        texts: Iterable[str] | None = None,
+        *,
+        knots: int = 25,
+        sequences: int | None = 128,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> LossProfile:
+        """The loss profile h_r: cross-entropy at a masked position, in nats, with r of the positions revealed.
+
+        Args:
+            texts: joined with EOS and cut into sequences of the model's length; by default the validation data of the
+                run.
+            knots: numbers r at which to measure.
+            sequences: how many; None for all.
+
+        Raises:
+            NoData: no texts are given and the model's data are not known.
+            UserError: there are not two whole sequences.
+        """
+        measure = Profile(knots=knots, sequences=sequences, batch_size=batch_size).measure
+        return measure(self._subject(texts, seed=seed))[0]
+
+    def advise(
+        self,
+        steps: Sequence[int],
+        texts: Iterable[str] | None = None,
+        *,
+        sampler: Sampler | None = None,
+        knots: int = 33,
+        sequences: int | None = 256,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> Advices:
+        """Which schedule to sample with in so many steps, predicted from the loss profile: nothing is generated.
+
+        The prediction is a theorem for positions in random order (``docs/theory.md``).
+
+        Args:
+            steps: step budgets K.
+            texts: as for ``profile``.
+            sampler: whose count decides whether positions are revealed independently (MDLM's ancestral sampler, the
+                default) or in exact numbers (``mdm.samplers.expected_random()``).
+
+        Raises:
+            NoData, UserError: as ``profile``.
+            ValueError: no profile predicts such a sampler.
+        """
+        profile = self.profile(texts, knots=knots, sequences=sequences, batch_size=batch_size, seed=seed)
+        chosen = sampler or mdlm_ancestral()
+        return Advices(profile, chosen, tuple(advise(profile, chosen, budget) for budget in steps))
+
+    def _subject(self, texts: Iterable[str] | None = None, *, seed: int) -> Subject:
+        """What evaluations measure: this model on given texts, or on the data that it comes with."""
+        loaded = self._loaded
+
+        def prepare() -> PreparedData:
+            if texts is not None:
+                return self._pack(list(texts))
+            if loaded.prepare is None:
+                raise NoData(f"what {loaded.name} was trained on is not known: give texts")
+            return loaded.prepare()
+
+        return Subject(
+            denoiser=self.denoiser,
+            tokenizer=self.tokenizer,
+            length=self.length,
+            prepare=prepare,
+            fingerprint=loaded.fingerprint,
+            device=loaded.device,
+            seed=seed,
+            processes=Processes(progress=True),
+        )
+
+    def _pack(self, texts: Sequence[str]) -> PreparedData:
+        """Texts joined with EOS and cut into sequences of the model's length."""
+        end = self.tokenizer.eos_id
+        stream = [id_ for ids in encode_after(self.tokenizer, [""] * len(texts), texts) for id_ in (*ids, end)]
+        size = len(stream) // self.length
+        rows = InMemory(np.array(stream[: size * self.length]).reshape(size, self.length))
+        fingerprint = digest(self.tokenizer.fingerprint, self.length, stream)
+        return PreparedData("texts", self.tokenizer, self.length, rows, rows, None, fingerprint)

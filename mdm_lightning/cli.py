@@ -1,0 +1,80 @@
+"""The commands as programs: `mdm-train`, `mdm-evaluate`, `mdm-sweep`; `python train.py` and so on in a clone;
+`python -m mdm_lightning train` anywhere.
+
+What takes time to import is imported when a command is about to run: help and completion do without.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from mdm_lightning.stopping import prepare_to_stop
+
+_PACKAGED = Path(__file__).parent / "conf"
+CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "conf"
+"""The folder of the configuration: inside the package where it is installed, beside it in a clone."""
+
+# What Hydra answers by itself, from the files of the configuration alone.
+_ANSWERED_BY_HYDRA = {"--help", "-h", "--hydra-help", "--shell-completion", "-sc"}
+
+
+def train() -> None:
+    """Trains a model: `mdm-train --help`."""
+    prepare_to_stop()
+    if _asks("train"):
+        return
+    import hydra
+
+    from mdm_lightning.commands.command import run_command, single_job
+    from mdm_lightning.commands.resume import continue_in_place
+    from mdm_lightning.commands.train import train as job
+
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(single_job(job))
+
+    def resume_or_start() -> None:
+        sys.argv[1:] = continue_in_place(sys.argv[1:])
+        main()
+
+    run_command(resume_or_start, CONF, "train")
+
+
+def evaluate() -> None:
+    """Evaluates a checkpoint: `mdm-evaluate --help`."""
+    prepare_to_stop()
+    if _asks("evaluate"):
+        return
+    import hydra
+
+    from mdm_lightning.commands.command import run_command, single_job
+    from mdm_lightning.commands.evaluate import evaluate as job
+
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")(single_job(job))
+    run_command(main, CONF, "evaluate")
+
+
+def sweep() -> None:
+    """Sweeps schedules against step budgets: `mdm-sweep --help`."""
+    prepare_to_stop()
+    if _asks("sweep"):
+        return
+    import hydra
+
+    from mdm_lightning.commands.command import run_command
+    from mdm_lightning.commands.sweep.cell import run_cell
+    from mdm_lightning.commands.sweep.sweep import sweep as run_sweep
+
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="sweep")(run_cell)
+    run_command(lambda: run_sweep(sys.argv[1:], main, CONF), CONF, "sweep")
+
+
+def _asks(name: str) -> bool:
+    """Answers a command line that asks for help or completion; whether it did."""
+    if not _ANSWERED_BY_HYDRA.intersection(sys.argv[1:]):
+        return False
+    import hydra
+
+    def nothing(config: Any) -> None:
+        """Hydra answers before it would come to the job."""
+
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(nothing)()
+    return True
