@@ -106,9 +106,16 @@ class Model:
 
         Raises:
             UserError: prompt and suffix leave no room, or cannot be spelled.
+            ValueError: ``n`` or ``steps`` is not positive.
         """
+        if n < 1:
+            raise ValueError(f"sample: n must be at least 1, got {n}")
         chosen = sampler or mdlm_ancestral()
-        chosen = replace(chosen, schedule=schedule or chosen.schedule, steps=steps or chosen.steps)
+        chosen = replace(
+            chosen,
+            schedule=schedule or chosen.schedule,
+            steps=chosen.steps if steps is None else steps,
+        )
         subject = self._subject(seed=seed)
         if (length or self.length) > self.denoiser.length:
             raise UserError(f"length={length} is beyond the model's {self.denoiser.length}")

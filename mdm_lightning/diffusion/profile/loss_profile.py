@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
     stderr: float
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class LossProfile:
     """h_r at a few numbers r of revealed positions (knots), linear in between.
 
@@ -75,6 +75,11 @@ class LossProfile:
             raise ValueError(f"LossProfile: covariance must be a covariance matrix of {knots.size} values")
         for name, value in (("length", length), ("counts", knots), ("values", numbers), ("covariance", errors)):
             object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        knots = len(self.counts)
+        ends = f"{self.values[0]:.4f} nats with none revealed, {self.values[-1]:.4f} with all others"
+        return f"LossProfile({self.length} positions, {knots} knot{'s' if knots > 1 else ''}: {ends})"
 
     @classmethod
     def from_scores(cls, counts: ArrayLike, scores: Float64[np.ndarray, "s j"], length: int) -> "LossProfile":
