@@ -233,6 +233,8 @@ class Model:
         end = self.tokenizer.eos_id
         stream = [id_ for ids in encode_after(self.tokenizer, [""] * len(texts), texts) for id_ in (*ids, end)]
         size = len(stream) // self.length
+        if size < 2:
+            raise UserError(f"the texts have {len(stream)} tokens, and a profile needs two sequences of {self.length}")
         rows = InMemory(np.array(stream[: size * self.length]).reshape(size, self.length))
         fingerprint = digest(self.tokenizer.fingerprint, self.length, stream)
         return PreparedData("texts", self.tokenizer, self.length, rows, rows, None, fingerprint)

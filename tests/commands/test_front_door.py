@@ -101,7 +101,7 @@ def test_profile_and_advice(model):
     assert len(advice.plot().axes) == 2
     own = model.profile(["to be or not to be, " * 40], knots=5)
     assert own.length == model.length
-    with pytest.raises(UserError, match="two validation sequences"):
+    with pytest.raises(UserError, match="needs two sequences"):
         model.profile(["too short"])
 
 

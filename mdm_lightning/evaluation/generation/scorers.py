@@ -26,6 +26,8 @@ Scorer = Callable[[Int64[np.ndarray, "b l"], Sequence[str]], Scores]
 
 
 class Judge(Protocol):
+    """A model other than the evaluated one that scores text."""
+
     @property
     def protocol(self) -> str:
         """Who judges and how, in words: perplexities of different protocols cannot be compared."""
