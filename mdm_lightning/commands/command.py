@@ -65,7 +65,10 @@ def run_command(main: Callable[[], object], conf: Path, name: str) -> None:
         try:
             return main()
         except (HydraException, OmegaConfBaseException) as error:
-            raise explain_composition(error, typed, conf, name) from error
+            explained = explain_composition(error, typed, conf, name)
+            if explained is error:  # which must not become its own cause
+                raise
+            raise explained from error
 
     _exit_with_one_line(compose_and_run)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mdm_lightning.data.tokenizer import chat
 from mdm_lightning.data.tokenizer.chat import render_chat
-from mdm_lightning.data.tokenizer.tokenizer import Tokenizer, chat, from_characters
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer, from_characters
 from mdm_lightning.errors import UserError
 
 HEADERS = ["<|startoftext|>", "<|endoftext|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]

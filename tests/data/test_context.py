@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mdm_lightning.data import corpus, packing
+from mdm_lightning.data.text import corpus, packing
 from mdm_lightning.data.text.sources import Files
 from mdm_lightning.data.tokenizer.context import (
     encode_after,

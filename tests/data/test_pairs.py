@@ -268,7 +268,7 @@ def test_two_processes_build_once(path, tmp_path):
     code = """if True:
         import logging, os, sys
         from pathlib import Path
-        from mdm_lightning.data.text.sources import pairs
+        from mdm_lightning.data.text import pairs
         from mdm_lightning.data.text.sources import Files
         from mdm_lightning.data.tokenizer.spec import ByteLevel
         from tests.patience import wait_until

@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from mdm_lightning.data.text import corpus
 from mdm_lightning.data.text.corpus import FileCorpus, Piece
-from mdm_lightning.data.text.sources import Files, Stdlib, corpus
+from mdm_lightning.data.text.sources import Files, Stdlib
 from mdm_lightning.data.text.split import ByCharacter, ByHash, FirstDocuments, LastDocuments
 from mdm_lightning.data.tokenizer.spec import ByteLevel, BytePairEncoding, Character, FromTask
 from mdm_lightning.errors import UserError

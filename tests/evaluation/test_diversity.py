@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mdm_lightning.evaluation import diversity as module
+from mdm_lightning.evaluation.generation import diversity as module
 from mdm_lightning.evaluation.generation.diversity import copied, diversity
 from mdm_lightning.evaluation.processes import Processes
 

@@ -166,7 +166,10 @@ class _Inspection:
                 try:
                     instantiate(value)
                 except InstantiationException as error:
-                    raise self.blame(error, _join(path, key)) from error
+                    blamed = self.blame(error, _join(path, key))
+                    if blamed is error:  # which must not become its own cause
+                        raise
+                    raise blamed from error
             elif isinstance(value, DictConfig):
                 self.build(value, _join(path, key))
 
