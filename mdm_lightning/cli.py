@@ -14,8 +14,10 @@ _PACKAGED = Path(__file__).parent / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "conf"
 """The folder of the configuration: inside the package where it is installed, beside it in a clone."""
 
+_HELP = {"--help", "-h"}
+
 # What Hydra answers by itself, from the files of the configuration alone.
-_ANSWERED_BY_HYDRA = {"--help", "-h", "--hydra-help", "--shell-completion", "-sc"}
+_ANSWERED_BY_HYDRA = {"--hydra-help", "--shell-completion", "-sc"}
 
 
 def train() -> None:
@@ -69,7 +71,14 @@ def sweep() -> None:
 
 def _asks(name: str) -> bool:
     """Answers a command line that asks for help or completion; whether it did."""
-    if not _ANSWERED_BY_HYDRA.intersection(sys.argv[1:]):
+    arguments = sys.argv[1:]
+    if _HELP.intersection(arguments):
+        from mdm_lightning.commands.program import typed
+        from mdm_lightning.help import explain
+
+        print(explain(typed(name), name, CONF, [argument for argument in arguments if not argument.startswith("-")]))
+        return True
+    if not _ANSWERED_BY_HYDRA.intersection(arguments):
         return False
     import hydra
 
