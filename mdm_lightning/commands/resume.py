@@ -29,6 +29,7 @@ from mdm_lightning.checkpoint.run import (
     find_checkpoint,
 )
 from mdm_lightning.checkpoint.stored_config import check_run
+from mdm_lightning.commands.options.command_line import override
 from mdm_lightning.data.tasks.base import TaskSource
 from mdm_lightning.data.tasks.toy import LawSource
 from mdm_lightning.data.tokenizer.spec import FromCorpus
@@ -58,18 +59,26 @@ def continue_in_place(arguments: list[str]) -> list[str]:
         UserError: the checkpoint cannot be read.
     """
     values = dict(argument.split("=", 1) for argument in arguments if "=" in argument and argument[0] != "-")
-    ckpt = values.get("ckpt", "").strip("'\"")
+    ckpt = _text(values, "ckpt")
     several = bool({"-m", "--multirun"} & set(arguments))
     if ckpt in ("", "null") or "hydra.run.dir" in values or (several and "," in ckpt):
         return arguments
     if ckpt == "auto" or names_published(ckpt):
-        begun = Path(values.get("run_dir", "").strip("'\"")).expanduser() / CHECKPOINTS / LAST
+        begun = Path(_text(values, "run_dir")).expanduser() / CHECKPOINTS / LAST
         return [*_missing_choices(begun, values), *arguments] if "run_dir" in values and begun.is_file() else arguments
     path = find_checkpoint(ckpt, RUNS).resolve()
     rest = [argument for argument in arguments if not argument.startswith("ckpt=")]
     in_place = path.name == LAST and path.parent.name == CHECKPOINTS and "run_dir" not in values and not several
-    place = [f"run_dir='{path.parent.parent}'"] if in_place else []
-    return [*_missing_choices(path, values), *rest, f"ckpt='{path}'", *place]
+    place = [override("run_dir", str(path.parent.parent))] if in_place else []
+    return [*_missing_choices(path, values), *rest, override("ckpt", str(path)), *place]
+
+
+def _text(values: Mapping[str, str], key: str) -> str:
+    """What an argument says, without its quotes; empty without it."""
+    said = values.get(key, "")
+    parsed = OverridesParser.create().parse_override(f"{key}={said}")
+    value = None if parsed.is_sweep_override() else parsed.value()
+    return said if value is None else str(value)
 
 
 def _missing_choices(path: Path, given: Mapping[str, str]) -> list[str]:

@@ -27,6 +27,7 @@ def test_bad_input(workplace, script, typed, answer):
     assert answer in errors[0]
     assert not any(word in outcome.stderr for word in FOREIGN), outcome.stderr
     assert not [path for path in folder.rglob("*.ckpt") if path.is_file()]
+    assert not (folder / "outputs").exists()
 
 
 def test_the_table_is_long_enough():
