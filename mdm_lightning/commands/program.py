@@ -5,8 +5,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from mdm_lightning.commands.options.command_line import override
-
 
 def program() -> list[str]:
     """What the interpreter was given to run, without the arguments of the command line."""
@@ -27,5 +25,7 @@ def typed_path(key: str, path: Path) -> str:
     """An override as it can be typed: a path that is more than a plain word is quoted for Hydra and for the shell."""
     if re.fullmatch(r"[\w./-]+", str(path)):
         return f"{key}={path}"
+    from mdm_lightning.commands.options.command_line import override  # with Hydra, which help does without
+
     quoted = override(key, str(path))
     return shlex.quote(quoted) if re.search(r'["$`\\!]', quoted) else f'"{quoted}"'
