@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdm_lightning.denoiser.base import Denoiser
-from mdm_lightning.denoiser.llama import Block, Llama, Rotary
+from mdm_lightning.denoiser.llama import Block, Llama
+from mdm_lightning.denoiser.rotary import Rotary
 
 LLADA = {
     "vocab_size": 126_349, "length": 4096, "rows": 126_464, "mask_row": 126_336, "hidden_size": 4096, "depth": 32,

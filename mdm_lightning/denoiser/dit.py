@@ -14,15 +14,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mdm_lightning.denoiser.base import Denoiser, ShapeOf, stored_depth, stored_size
+from mdm_lightning.denoiser.rotary import Rotary, Rotation, rotate
 
 FREQUENCIES = 256  # size of the sinusoidal embedding of the noise level
 
-LOGITS_AT_ONCE = 2**26  # 256 MiB in float32; measured fastest at V = 50k among 2^23 ... 2^26
-
 # alpha is clipped here before the time embedding: -log(alpha) stays within the range MDLM was trained on.
 MIN_CONDITIONING_ALPHA = 1e-3
-
-Rotation = tuple[Float32[Tensor, "l e/2"], Float32[Tensor, "l e/2"]]
 
 
 class DiT(Denoiser):
@@ -65,7 +62,7 @@ class DiT(Denoiser):
         self.activation_checkpointing = activation_checkpointing
         self.vocab_embed = TokenEmbedding(vocab_size + 1, hidden_size)
         self.sigma_map = NoiseLevelEmbedding(cond_dim)
-        self.rotary_emb = Rotary(hidden_size // heads)
+        self.rotary_emb = StoredRotary(hidden_size // heads)
         self.blocks = nn.ModuleList(Block(hidden_size, heads, cond_dim, mlp_ratio) for _ in range(depth))
         self.output_layer = OutputLayer(hidden_size, vocab_size, cond_dim, tied=tie_weights)
 
@@ -82,7 +79,7 @@ class DiT(Denoiser):
         """
         length = self.check_length(tokens)
         condition = self._condition(alpha)
-        rotation = self.rotary_emb(length)
+        rotation = self.rotary_emb(torch.arange(length, device=tokens.device)[None])
         visible = None if padding is None else ~padding[:, None, None, :]
         x = self.vocab_embed(tokens)
         for block in self.blocks:
@@ -110,32 +107,29 @@ class DiT(Denoiser):
     def head(self, hidden: Float[Tensor, "m h"]) -> Float[Tensor, "m d"]:
         return F.linear(hidden, self.head_weight, self.output_layer.linear.bias)
 
-    def cross_entropy(self, hidden: Float[Tensor, "m h"], targets: Int64[Tensor, " m"]) -> Float32[Tensor, " m"]:
-        """As Denoiser.cross_entropy, with the logits of at most ``LOGITS_AT_ONCE / d`` rows in memory where possible.
+    @property
+    def recomputes_logits(self) -> bool:
+        return self.activation_checkpointing
 
-        torch's fused linear_cross_entropy (2.13) returns the precision it is given: in bfloat16 that rounds a loss of 8
-        nats by up to 0.03 and shifts the mean by 0.003, so it serves float32 only. In lower precision, activation
-        checkpointing bounds the memory at the cost of computing the logits twice.
+    def cross_entropy(self, hidden: Float[Tensor, "m h"], targets: Int64[Tensor, " m"]) -> Float32[Tensor, " m"]:
+        """As Denoiser.cross_entropy; in float32 by torch's fused linear_cross_entropy (2.13), which costs no time.
+
+        It returns the precision it is given: in bfloat16 that rounds a loss of 8 nats by up to 0.03 and shifts the mean
+        by 0.003, so it serves float32 only.
         """
-        rows = max(1, LOGITS_AT_ONCE // self.vocab_size)
-        if len(hidden) <= rows:
-            return super().cross_entropy(hidden, targets)
+        rows = self.rows_at_once
         full_precision = hidden.dtype == torch.float32 and not torch.is_autocast_enabled(hidden.device.type)
-        if full_precision and hasattr(F, "linear_cross_entropy"):
-            return F.linear_cross_entropy(
-                hidden,
-                self.head_weight,
-                targets,
-                linear_bias=self.output_layer.linear.bias,
-                reduction="none",
-                # The automatic choice cuts chunks of ten rows at V = 50k, five times slower than no chunks at all.
-                options=torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows),
-            )
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            cross_entropy = super().cross_entropy  # a bare super() does not work inside a comprehension
-            chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
-            return torch.cat([checkpoint(cross_entropy, h, y, use_reentrant=False) for h, y in chunks])
-        return super().cross_entropy(hidden, targets)
+        if len(hidden) <= rows or not (full_precision and hasattr(F, "linear_cross_entropy")):
+            return super().cross_entropy(hidden, targets)
+        return F.linear_cross_entropy(
+            hidden,
+            self.head_weight,
+            targets,
+            linear_bias=self.output_layer.linear.bias,
+            reduction="none",
+            # The automatic choice cuts chunks of ten rows at V = 50k, five times slower than no chunks at all.
+            options=torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows),
+        )
 
     @classmethod
     def sizes(cls, shape: ShapeOf) -> dict[str, int]:
@@ -186,33 +180,15 @@ class NoiseLevelEmbedding(nn.Module):
         return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=1).to(next(self.parameters()).dtype))
 
 
-class Rotary(nn.Module):
-    """Rotary position embedding (Su et al., 2021), rotate-half form, computed in float32."""
+class StoredRotary(Rotary):
+    """Rotary embedding with the buffer of frequencies that MDLM's layout has. It is not computed with: a model that is
+    converted to bfloat16 rounds it, and at position 1,000 a rounded frequency is another angle."""
 
     inv_freq: Tensor
 
-    def __init__(self, head_dim: int, base: float = 10_000.0) -> None:
-        super().__init__()
-        self.head_dim = head_dim
-        self.base = base
-        self.register_buffer("inv_freq", self._frequencies(torch.device("cpu")))
-
-    def _frequencies(self, device: torch.device) -> Float32[Tensor, " e/2"]:
-        return self.base ** (-torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim)
-
-    def forward(self, length: int) -> Rotation:
-        position = torch.arange(length, device=self.inv_freq.device, dtype=torch.float32)
-        # Not the buffer, which is kept for MDLM's layout: a model converted to bfloat16 rounds it, and at position
-        # 1,000 a rounded frequency is another angle.
-        angle = torch.outer(position, self._frequencies(position.device))
-        return angle.cos(), angle.sin()
-
-
-def _rotate(x: Float[Tensor, "b n l e"], rotation: Rotation) -> Float[Tensor, "b n l e"]:
-    cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
-    return torch.cat(turned, dim=-1).to(x.dtype)
+    def __init__(self, head_dim: int, theta: float = 10_000.0) -> None:
+        super().__init__(head_dim, theta)
+        self.register_buffer("inv_freq", theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
 
 
 class AdaptiveLayerNorm(nn.Module):
@@ -271,7 +247,7 @@ class Block(nn.Module):
         batch, length, hidden_size = x.shape
         qkv = self.attn_qkv(x).view(batch, length, 3, self.heads, hidden_size // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(_rotate(q, rotation), _rotate(k, rotation), v, attn_mask=visible)
+        out = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, attn_mask=visible)
         return self.attn_out(out.transpose(1, 2).reshape(batch, length, hidden_size))
 
 

@@ -10,7 +10,6 @@ the lowest number there is, and has no columns from d on, for which there are no
 """
 
 from collections.abc import Iterable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +18,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mdm_lightning.denoiser.base import Denoiser, ShapeOf, stored_depth, stored_size
+from mdm_lightning.denoiser.rotary import Rotary, Rotation, rotate
 
 INIT_STD = 0.02
-
-LOGITS_AT_ONCE = 2**26  # 256 MiB in float32
-
-Rotation = tuple[Float32[Tensor, "c 1 l e/2"], Float32[Tensor, "c 1 l e/2"]]
 
 
 class Llama(Denoiser):
@@ -89,10 +85,11 @@ class Llama(Denoiser):
             Block(hidden_size, heads, key_value_heads, mlp_size, norm_eps, qkv_bias) for _ in range(depth)
         )
         self.norm = RMSNorm(hidden_size, norm_eps)
-        self.unembedding = None if tie_weights else nn.Linear(hidden_size, rows, bias=False)
+        self.lm_head = None if tie_weights else nn.Linear(hidden_size, rows, bias=False)
         for parameter in self.parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=INIT_STD)
+        self.register_load_state_dict_pre_hook(_rename_former)
 
     def forward(
         self,
@@ -124,25 +121,12 @@ class Llama(Denoiser):
         return _from_predecessor(x, padding) if self.shifted else x
 
     def head(self, hidden: Float[Tensor, "m h"]) -> Float[Tensor, "m d"]:
-        weight = self.embedding.weight if self.unembedding is None else self.unembedding.weight
+        weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight
         logits = F.linear(hidden, weight[: self.vocab_size])
         if self.mask_row < self.vocab_size:
             # Not -inf: guidance takes differences of logits.
             logits[..., self.mask_row] = torch.finfo(logits.dtype).min
         return logits
-
-    def cross_entropy(self, hidden: Float[Tensor, "m h"], targets: Int64[Tensor, " m"]) -> Float32[Tensor, " m"]:
-        """As Denoiser.cross_entropy, with the logits of at most ``LOGITS_AT_ONCE / d`` rows in memory.
-
-        At 126,000 tokens the logits of a batch are larger than the model; in training they are computed twice instead.
-        """
-        rows = max(1, LOGITS_AT_ONCE // self.vocab_size)
-        if len(hidden) <= rows:
-            return super().cross_entropy(hidden, targets)
-        cross_entropy = super().cross_entropy  # a bare super() does not work inside a comprehension
-        if torch.is_grad_enabled():
-            cross_entropy = partial(checkpoint, cross_entropy, use_reentrant=False)
-        return torch.cat([cross_entropy(h, y) for h, y in zip(hidden.split(rows), targets.split(rows), strict=True)])
 
     @classmethod
     def sizes(cls, shape: ShapeOf) -> dict[str, int]:
@@ -163,6 +147,13 @@ class Llama(Denoiser):
         return 2.0 * (linear + attention), 2.0 * hidden_size * self.vocab_size
 
 
+def _rename_former(module: nn.Module, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
+    """Checkpoints of runs before the head was called ``lm_head`` are read, too."""
+    former = f"{prefix}unembedding.weight"
+    if former in state:
+        state[f"{prefix}lm_head.weight"] = state.pop(former)
+
+
 def _from_predecessor(x: Float[Tensor, "b l h"], padding: Bool[Tensor, "b l"] | None) -> Float[Tensor, "b l h"]:
     """Moves every row to the next position; the first position of a sequence keeps its own, as in Dream."""
     if padding is None:
@@ -171,27 +162,6 @@ def _from_predecessor(x: Float[Tensor, "b l h"], padding: Bool[Tensor, "b l"] | 
     latest = own.masked_fill(padding, -1).cummax(1).values
     before = F.pad(latest[:, :-1], (1, 0), value=-1)
     return x.gather(1, torch.where(before < 0, own, before)[..., None].expand_as(x))
-
-
-class Rotary(nn.Module):
-    """Rotary position embedding (Su et al., 2021), rotate-half form, in float32 whatever the weights' precision."""
-
-    def __init__(self, head_dim: int, theta: float) -> None:
-        super().__init__()
-        self.head_dim = head_dim
-        self.theta = theta
-
-    def forward(self, positions: Int64[Tensor, "c l"]) -> Rotation:
-        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=positions.device) / self.head_dim
-        angle = (positions[..., None] * self.theta**-exponent)[:, None]
-        return angle.cos(), angle.sin()
-
-
-def _rotate(x: Float[Tensor, "b n l e"], rotation: Rotation) -> Float[Tensor, "b n l e"]:
-    cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
-    return torch.cat(turned, dim=-1).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -236,8 +206,8 @@ class Block(nn.Module):
     def _attention(
         self, x: Float[Tensor, "b l h"], rotation: Rotation, visible: Bool[Tensor, "b 1 1 l"] | None
     ) -> Float[Tensor, "b l h"]:
-        q = _rotate(self._by_head(self.query(x), self.heads), rotation)
-        k = _rotate(self._by_head(self.key(x), self.key_value_heads), rotation)
+        q = rotate(self._by_head(self.query(x), self.heads), rotation)
+        k = rotate(self._by_head(self.key(x), self.key_value_heads), rotation)
         v = self._by_head(self.value(x), self.key_value_heads)
         # Repeated here, because with a padding mask only the slowest kernel groups the queries itself.
         groups = self.heads // self.key_value_heads

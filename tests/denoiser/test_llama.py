@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mdm_lightning.denoiser import llama
-from mdm_lightning.denoiser.llama import Llama, Rotary
+from mdm_lightning.denoiser import base
+from mdm_lightning.denoiser.llama import Llama
 from mdm_lightning.denoiser.published.loading import read_published
+from mdm_lightning.denoiser.rotary import Rotary
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import Binomial, LargestRemainder
@@ -205,7 +206,7 @@ def test_cross_entropy_in_chunks(published, load, monkeypatch):
     loss, gradients = run()
     assert max(most) == tokens.numel()
     most.clear()
-    monkeypatch.setattr(llama, "LOGITS_AT_ONCE", 4 * published.vocab_size)
+    monkeypatch.setattr(base, "LOGITS_AT_ONCE", 4 * published.vocab_size)
     chunked, chunked_gradients = run()
     assert max(most) == 4
     torch.testing.assert_close(chunked, loss)
@@ -266,6 +267,17 @@ def test_samplers_never_draw_mask_or_rows_without_a_token(published, order, load
         assert samples.tokens.max() < published.vocab_size
         assert not (samples.tokens == published.mask_row).any()
         assert len(samples.tokens.unique()) == published.vocab_size - 1
+
+
+def test_checkpoints_with_the_heads_former_name():
+    """Runs of earlier versions called it ``unembedding``, alone and as part of a module."""
+    model, other = Llama(**SIZES), Llama(**SIZES)
+    former = {name.replace("lm_head", "unembedding"): value for name, value in model.state_dict().items()}
+    assert former.keys() != model.state_dict().keys()
+    other.load_state_dict(former)
+    assert torch.equal(other.lm_head.weight, model.lm_head.weight)
+    torch.nn.ModuleDict({"denoiser": other}).load_state_dict({f"denoiser.{k}": v + 1 for k, v in former.items()})
+    assert torch.equal(other.lm_head.weight, model.lm_head.weight + 1)
 
 
 @each_family

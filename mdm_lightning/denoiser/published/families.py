@@ -148,7 +148,7 @@ class LlamaFamily(Family):
         return f"{self.modules[path[0]]}.{kind}"
 
     def copies(self, arguments: Mapping[str, Any]) -> Mapping[str, str]:
-        return {f"{self.modules['unembedding']}.weight": "embedding.weight"} if arguments["tie_weights"] else {}
+        return {f"{self.modules['lm_head']}.weight": "embedding.weight"} if arguments["tie_weights"] else {}
 
 
 class LLaDA(LlamaFamily):
@@ -160,7 +160,7 @@ class LLaDA(LlamaFamily):
     modules: ClassVar[Mapping[str, str]] = {
         "embedding": "model.transformer.wte",
         "norm": "model.transformer.ln_f",
-        "unembedding": "model.transformer.ff_out",
+        "lm_head": "model.transformer.ff_out",
     }
     block_modules: ClassVar[Mapping[str, str]] = {
         "attention_norm": "attn_norm",
@@ -218,7 +218,7 @@ class Dream(LlamaFamily):
     modules: ClassVar[Mapping[str, str]] = {
         "embedding": "model.embed_tokens",
         "norm": "model.norm",
-        "unembedding": "lm_head",
+        "lm_head": "lm_head",
     }
     block_modules: ClassVar[Mapping[str, str]] = {
         "attention_norm": "input_layernorm",
