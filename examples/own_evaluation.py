@@ -43,7 +43,7 @@ class BracketsMatch:
 def main() -> None:
     # A toy in the place of a trained model: sequences with as many a's as b's, and its exact denoiser.
     source = Balanced(length=8, train=1, validation=1, seed=0)
-    denoiser = ExactDenoiser(source.law.sequences, source.law.probabilities)
+    denoiser = ExactDenoiser(source.distribution.sequences, source.distribution.probabilities)
     with TemporaryDirectory() as cache:
         subject = Subject(denoiser, source.tokenizer, source.length, lambda: source.prepare(None, Path(cache)))
         for steps in (1, 2, 4, 8):

@@ -44,8 +44,10 @@ def nested(text: list[int]) -> bool:
 
 def main() -> None:
     length, samples = 10, 2000
-    law = [list(text) for text in itertools.product((0, 1), repeat=length) if nested(list(text))]
-    denoiser = ExactDenoiser(law)  # knows the exact conditionals of the uniform law on nested brackets
+    distribution = [list(text) for text in itertools.product((0, 1), repeat=length) if nested(list(text))]
+    denoiser = ExactDenoiser(
+        distribution
+    )  # knows the exact conditionals of the uniform distribution on nested brackets
     canvas = torch.full((samples, length), denoiser.mask_id)
     noise = SequenceNoise(seed=0, indices=range(samples))
 

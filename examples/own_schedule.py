@@ -1,4 +1,4 @@
-"""A mask schedule of one's own, compared with others on a toy whose output law is known exactly.
+"""A mask schedule of one's own, compared with others on a toy whose output distribution is known exactly.
 
 python examples/own_schedule.py
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mdm_lightning.data.tasks.toy import balanced
 from mdm_lightning.diffusion.schedule import LinearSchedule, MaskSchedule, SquaredSineSchedule, TabulatedSchedule
-from mdm_lightning.evaluation.paper.exact_law import ExactSampler
+from mdm_lightning.evaluation.paper.exact_distribution import ExactSampler
 from mdm_lightning.sampling.count import Binomial
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     print("total variation distance between the sampler's output and the data")
     print(f"{'':12} {'3 steps':>8} {'5 steps':>8}")
     for name, schedule in schedules.items():
-        distances = [np.abs(toy.law(schedule, steps, Binomial()) - toy.target).sum() / 2 for steps in (3, 5)]
+        distances = [np.abs(toy.distribution(schedule, steps, Binomial()) - toy.target).sum() / 2 for steps in (3, 5)]
         print(f"{name:12} {distances[0]:8.4f} {distances[1]:8.4f}")
 
 

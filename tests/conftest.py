@@ -5,9 +5,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "laws", max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    "distributions", max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile("laws")
+settings.load_profile("distributions")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

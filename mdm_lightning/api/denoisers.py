@@ -1,4 +1,4 @@
-"""Denoisers: the networks, the exact one of a small law, and the interface of one's own (``Denoiser``)."""
+"""Denoisers: the networks, the exact one of a small distribution, and the interface of one's own (``Denoiser``)."""
 
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.dit import DiT

@@ -3,19 +3,19 @@
 from mdm_lightning.evaluation.base import Evaluation, NotApplicable, Row, Subject
 from mdm_lightning.evaluation.generation.python_parses import PythonParses
 from mdm_lightning.evaluation.generation.quality import Generation
-from mdm_lightning.evaluation.generation.samples import Samples
+from mdm_lightning.evaluation.generation.samples import SampleTexts
 from mdm_lightning.evaluation.generation.task import TaskAccuracy
 from mdm_lightning.evaluation.likelihood.advice import Advise
 from mdm_lightning.evaluation.likelihood.corpus import Likelihood
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.evaluation.lm_eval.evaluation import LmEval
-from mdm_lightning.evaluation.paper.exact_law import ExactLaw
+from mdm_lightning.evaluation.paper.exact_distribution import ExactDistribution
 from mdm_lightning.evaluation.paper.figures_and_energies import PaperFigures
 
 __all__ = [
     "Advise",
     "Evaluation",
-    "ExactLaw",
+    "ExactDistribution",
     "Generation",
     "Likelihood",
     "LmEval",
@@ -24,7 +24,7 @@ __all__ = [
     "Profile",
     "PythonParses",
     "Row",
-    "Samples",
+    "SampleTexts",
     "Subject",
     "TaskAccuracy",
 ]

@@ -1,6 +1,6 @@
-"""Models that judge generated text, and the interface of one's own (``Judge``)."""
+"""Models that score generated text, and the interface of one's own (``Scorer``)."""
 
-from mdm_lightning.evaluation.generation.huggingface_scorer import HuggingFaceJudge
-from mdm_lightning.evaluation.generation.scorers import Judge, NgramJudge, NoJudge, Scores
+from mdm_lightning.evaluation.generation.huggingface_scorer import HuggingFaceScorer
+from mdm_lightning.evaluation.generation.scorers import NgramScorer, NoScorer, Scorer, Scores
 
-__all__ = ["HuggingFaceJudge", "Judge", "NgramJudge", "NoJudge", "Scores"]
+__all__ = ["HuggingFaceScorer", "NgramScorer", "NoScorer", "Scorer", "Scores"]

@@ -1,4 +1,5 @@
-"""Loading what `ckpt=` may name, without a configuration: a run, a published model, or the exact denoiser of a law."""
+"""Loading what `ckpt=` may name, without a configuration: a run, a published model, or the exact denoiser of a
+distribution."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from mdm_lightning.checkpoint.run import RUNS, Run, build_model, describe, find_
 from mdm_lightning.checkpoint.stored_config import build
 from mdm_lightning.data.source import PreparedData, Source
 from mdm_lightning.data.tasks.base import TaskSource
-from mdm_lightning.data.tasks.toy import LawSource
+from mdm_lightning.data.tasks.toy import DistributionSource
 from mdm_lightning.data.tokenizer.spec import Given
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import DENOISER, Denoiser
@@ -27,15 +28,15 @@ LONGEST = 1024
 
 @dataclass(frozen=True)
 class Oracle:
-    """The exact denoiser of a law, where a checkpoint would be."""
+    """The exact denoiser of a distribution, where a checkpoint would be."""
 
-    source: LawSource
+    source: DistributionSource
     step: int = 0
 
     @property
     def name(self) -> str:
         """What stands in the place of a checkpoint's name."""
-        return f"the exact denoiser of {self.source.law.name}"
+        return f"the exact denoiser of {self.source.distribution.name}"
 
     @property
     def fingerprint(self) -> str:
@@ -69,17 +70,18 @@ class Loaded:
 
 
 def load(
-    name: str | Path | LawSource,
+    name: str | Path | DistributionSource,
     *,
     tokenizer: Tokenizer | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     revision: str | None = None,
 ) -> Loaded:
-    """A run's averaged weights, a published model, or the exact denoiser of a law.
+    """A run's averaged weights, a published model, or the exact denoiser of a distribution.
 
     Args:
-        name: ``last``, a run folder, a ``.ckpt`` file, a published model's folder, file or name on the hub, or a law.
+        name: ``last``, a run folder, a ``.ckpt`` file, a published model's folder, file or name on the hub, or a
+            distribution.
         tokenizer: for published weights that bring none along.
         device: by default a GPU if there is one.
         dtype: of the weights; float32 by default.
@@ -89,8 +91,8 @@ def load(
         UserError: there is no such checkpoint, or it cannot be read.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if isinstance(name, LawSource):
-        return _load_law(name, place)
+    if isinstance(name, DistributionSource):
+        return _load_distribution(name, place)
     wanted = str(name) if revision is None else f"{name}@{revision}"
     if names_published(wanted):
         published = open_published(wanted, tokenizer)
@@ -106,7 +108,7 @@ def _load_run(run: Run, device: torch.device, dtype: torch.dtype) -> Loaded:
     tokenizer = Tokenizer.from_state(run.tokenizer_state)
     denoiser = read_run(run, tokenizer, device, dtype).eval()
     source = build(run.config["data"], Source, run.path)
-    own = isinstance(source, TaskSource | LawSource)
+    own = isinstance(source, TaskSource | DistributionSource)
 
     def prepare() -> PreparedData:
         return source.prepare(None if own else Given(tokenizer), default_cache())
@@ -114,7 +116,7 @@ def _load_run(run: Run, device: torch.device, dtype: torch.dtype) -> Loaded:
     return Loaded(run.name, denoiser, tokenizer, source.length, device, run.fingerprint, prepare)
 
 
-def _load_law(source: LawSource, device: torch.device) -> Loaded:
+def _load_distribution(source: DistributionSource, device: torch.device) -> Loaded:
     denoiser, oracle = exact_denoiser(source).to(device).eval(), Oracle(source)
     prepared = lambda: source.prepare(None, default_cache())  # noqa: E731
     return Loaded(oracle.name, denoiser, source.tokenizer, source.length, device, oracle.fingerprint, prepared)
@@ -125,10 +127,10 @@ def default_cache() -> Path:
     return Path(os.environ.get("MDM_CACHE") or Path.home() / ".cache" / "mdm_lightning")
 
 
-def exact_denoiser(source: LawSource) -> ExactDenoiser:
-    """The exact conditionals of a law, in float64."""
-    law = source.law
-    return ExactDenoiser(law.sequences, law.probabilities, law.vocab_size)
+def exact_denoiser(source: DistributionSource) -> ExactDenoiser:
+    """The exact conditionals of a distribution, in float64."""
+    distribution = source.distribution
+    return ExactDenoiser(distribution.sequences, distribution.probabilities, distribution.vocab_size)
 
 
 def run_adapter(run: Run) -> Adapter:

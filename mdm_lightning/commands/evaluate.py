@@ -1,6 +1,7 @@
 """`python evaluate.py ckpt=...`: a checkpoint's numbers, as tables, figures and files.
 
-Without a checkpoint: those of the exact denoiser of a law that `data=` gives, and of evaluations that need none.
+Without a checkpoint: those of the exact denoiser of a distribution that `data=` gives, and of evaluations that need
+none.
 """
 
 import dataclasses

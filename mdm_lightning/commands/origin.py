@@ -1,4 +1,4 @@
-"""Where the denoiser of an evaluation comes from: a run, a published model, or the law that `data=` gives."""
+"""Where the denoiser of an evaluation comes from: a run, a published model, or the distribution that `data=` gives."""
 
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
@@ -8,24 +8,25 @@ from mdm_lightning.checkpoint.published import names_published, open_published
 from mdm_lightning.checkpoint.run import RUNS, Run, describe, find_checkpoint
 from mdm_lightning.commands.options.command_line import override
 from mdm_lightning.commands.program import typed
-from mdm_lightning.data.tasks.toy import LawSource
+from mdm_lightning.data.tasks.toy import DistributionSource
 from mdm_lightning.errors import UserError
 
 
 def find_origin(ckpt: str | None, data: DictConfig | None, tokenizer: DictConfig | None) -> Origin | None:
-    """Where the denoiser comes from: what ``ckpt=`` names, or without it the law of ``data=``; None without either.
+    """Where the denoiser comes from: what ``ckpt=`` names, or without it the distribution of ``data=``; None without
+    either.
 
     Args:
         tokenizer: what ``tokenizer=`` chose, for published models that bring none along.
 
     Raises:
-        UserError: there is no such checkpoint, or no such law.
+        UserError: there is no such checkpoint, or no such distribution.
     """
     if ckpt is not None:
         if names_published(ckpt):
             return open_published(ckpt, tokenizer)
         return describe(find_checkpoint(ckpt, RUNS))
-    if data is None or not issubclass(get_class(data._target_), LawSource):
+    if data is None or not issubclass(get_class(data._target_), DistributionSource):
         return None
     return Oracle(instantiate(data))
 

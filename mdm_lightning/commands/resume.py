@@ -31,14 +31,14 @@ from mdm_lightning.checkpoint.run import (
 from mdm_lightning.checkpoint.stored_config import check_run
 from mdm_lightning.commands.options.command_line import override
 from mdm_lightning.data.tasks.base import TaskSource
-from mdm_lightning.data.tasks.toy import LawSource
+from mdm_lightning.data.tasks.toy import DistributionSource
 from mdm_lightning.data.tokenizer.spec import FromCorpus
 from mdm_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 
 Key = tuple[str, ...]
-Settings = dict[str, Any]
+StoredSettings = dict[str, Any]
 
 # Of a command rather than of a run; callbacks because they may be anybody's code.
 OF_THE_COMMAND: tuple[Key, ...] = (("ckpt",), ("run_dir",), ("cache_dir",), ("debug",), ("training", "callbacks"))
@@ -105,8 +105,8 @@ def resumed_config(today: DictConfig, run: Run, hydra: HydraConf) -> DictConfig:
     """
     name, ours = hydra.job.config_name or "train", _safe_choices(run)
     own, chosen = _compose(name, ours), _compose(name, chosen_groups(hydra, run))
-    now: Settings = OmegaConf.to_container(today, resolve=False)  # pyright: ignore[reportAssignmentType]
-    stored: Settings = deepcopy(run.config)
+    now: StoredSettings = OmegaConf.to_container(today, resolve=False)  # pyright: ignore[reportAssignmentType]
+    stored: StoredSettings = deepcopy(run.config)
     if run.choices is None:  # a run of before they were kept: which logger it had is not known
         own["logger"] = chosen["logger"] = now["logger"]
         stored["logger"] = _resolved(today)["logger"]
@@ -159,7 +159,7 @@ def refuse_changes(run: Run, config: DictConfig) -> None:
             "other data, export the run and give ckpt=FOLDER"
         )
     source = instantiate(config.data)
-    if isinstance(source, TaskSource | LawSource) and source.tokenizer.fingerprint != run.tokenizer:
+    if isinstance(source, TaskSource | DistributionSource) and source.tokenizer.fingerprint != run.tokenizer:
         raise UserError(f"{run.path} was trained with another tokenizer than {source.name} has: leave data= out")
     sharded, was_sharded = (OmegaConf.is_dict(side.trainer.strategy) for side in (config, OmegaConf.create(run.config)))
     if sharded and not was_sharded:
@@ -189,13 +189,13 @@ def _by_group(choices: Sequence[str]) -> dict[str, str]:
     return {choice.partition("=")[0]: choice for choice in choices}
 
 
-def _compose(name: str, choices: Sequence[str]) -> Settings:
+def _compose(name: str, choices: Sequence[str]) -> StoredSettings:
     composed = compose(name, list(choices))
     return OmegaConf.to_container(composed, resolve=False)  # pyright: ignore[reportReturnType]
 
 
-def _beside(stored: Settings, own: Settings) -> Settings:
-    """Stored settings without the names of what our own configuration would have built in the same place."""
+def _beside(stored: StoredSettings, own: StoredSettings) -> StoredSettings:
+    """StoredSettings settings without the names of what our own configuration would have built in the same place."""
     left = deepcopy(stored)
     for key, value in _flat(stored).items():
         if key[-1] in ("_target_", "_convert_") and _get(own, key) == value:
@@ -203,8 +203,8 @@ def _beside(stored: Settings, own: Settings) -> Settings:
     return left
 
 
-def _linked(stored: Settings, own: Settings) -> Settings:
-    """Stored settings that refer to each other as our configuration does, wherever what they refer to agrees.
+def _linked(stored: StoredSettings, own: StoredSettings) -> StoredSettings:
+    """StoredSettings settings that refer to each other as our configuration does, wherever what they refer to agrees.
 
     So that to change one of them changes those that follow from it.
     """
@@ -227,7 +227,7 @@ def _names_a_place(value: Any) -> bool:
     return isinstance(value, str) and re.search(r"\$\{(run_dir\}|[\w.]+:)", value) is not None
 
 
-def _apply_choices(settings: Settings, own: Settings, chosen: Settings) -> None:
+def _apply_choices(settings: StoredSettings, own: StoredSettings, chosen: StoredSettings) -> None:
     """Changes what choosing other groups changes in a composition; a part of another class becomes that class's."""
     before, after = _flat(own), _flat(chosen)
     for key in before.keys() - after.keys():
@@ -254,9 +254,9 @@ def _get(settings: Any, key: Key) -> Any:
     return settings
 
 
-def _set(settings: Settings, key: Key, value: Any, *, remove: bool = False) -> None:
+def _set(settings: StoredSettings, key: Key, value: Any, *, remove: bool = False) -> None:
     """Sets a value, or removes it together with the parts that are empty without it."""
-    parts: list[Settings] = [settings]
+    parts: list[StoredSettings] = [settings]
     for name in key[:-1]:
         if not isinstance(parts[-1].get(name), dict):
             if remove:
@@ -272,5 +272,5 @@ def _set(settings: Settings, key: Key, value: Any, *, remove: bool = False) -> N
             del part[name]
 
 
-def _resolved(config: DictConfig) -> Settings:
+def _resolved(config: DictConfig) -> StoredSettings:
     return OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportReturnType]

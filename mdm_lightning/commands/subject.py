@@ -16,7 +16,7 @@ from mdm_lightning.checkpoint.stored_config import build
 from mdm_lightning.commands.precision import stored_precision
 from mdm_lightning.data.source import PreparedData, Source
 from mdm_lightning.data.tasks.base import TaskSource
-from mdm_lightning.data.tasks.toy import LawSource
+from mdm_lightning.data.tasks.toy import DistributionSource
 from mdm_lightning.data.tokenizer.spec import Given
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.errors import UserError
@@ -36,20 +36,21 @@ def load_subject(
         UserError: the checkpoint, the data, the device and the precision do not fit together.
     """
     if isinstance(origin, Oracle):
-        return law_subject(origin, trainer, cache, seed, processes)
+        return distribution_subject(origin, trainer, cache, seed, processes)
     return checkpoint_subject(origin, data, trainer, cache, seed, processes)
 
 
-def law_subject(oracle: Oracle, trainer: DictConfig, cache: Path, seed: int, processes: Processes) -> Subject:
-    """The exact denoiser of a law, in float64 whatever the precision, and sequences drawn from the law."""
+def distribution_subject(oracle: Oracle, trainer: DictConfig, cache: Path, seed: int, processes: Processes) -> Subject:
+    """The exact denoiser of a distribution, in float64 whatever the precision, and sequences drawn from the
+    distribution."""
     source, device = oracle.source, choose_device(trainer)
-    law = source.law
+    distribution = source.distribution
     return Subject(
         denoiser=exact_denoiser(source).to(device).eval(),
         tokenizer=source.tokenizer,
         length=source.length,
         prepare=lambda: source.prepare(None, cache),
-        law=law,
+        distribution=distribution,
         fingerprint=oracle.fingerprint,
         device=device,
         seed=seed,
@@ -80,7 +81,7 @@ def checkpoint_subject(
         dtype = stored_precision(trainer, frozen=True)
         denoiser = origin.model.read(origin.arguments, device, dtype)
         source = None if data is None else _source(data, {"length": min(denoiser.length, LONGEST)})
-    own = source.tokenizer if isinstance(source, TaskSource | LawSource) else None
+    own = source.tokenizer if isinstance(source, TaskSource | DistributionSource) else None
     if source is not None and own is not None and own.fingerprint != tokenizer.fingerprint:
         raise UserError(f"data={source.name} has another tokenizer than {origin.name}: they do not go together")
     length = min(denoiser.length, LONGEST) if source is None else source.length
@@ -99,7 +100,7 @@ def checkpoint_subject(
         prepare=prepare,
         task=source if isinstance(source, TaskSource) else None,
         prompted=source is not None and source.prompted,
-        law=source.law if isinstance(source, LawSource) else None,
+        distribution=source.distribution if isinstance(source, DistributionSource) else None,
         fingerprint=origin.fingerprint,
         device=device,
         seed=seed,

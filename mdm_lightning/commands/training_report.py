@@ -11,7 +11,7 @@ from mdm_lightning.checkpoint.run import RUNS
 from mdm_lightning.commands.program import typed, typed_path
 from mdm_lightning.data.entropy import bigram_entropy, unigram_entropy
 from mdm_lightning.data.source import PreparedData, why_no_bits_per_byte
-from mdm_lightning.data.text.packing import Blocks
+from mdm_lightning.data.text.packing import PackedBlocks
 from mdm_lightning.files import write_atomically
 
 RESULTS = "results.json"
@@ -22,7 +22,7 @@ DASHBOARD = "http://localhost:6006/#custom_scalars&_smoothingWeight=0"
 
 def corpus_entropies(data: PreparedData) -> dict[str, float]:
     """Unigram and bigram entropy of the training text in nats per token: what counting alone achieves."""
-    if not isinstance(data.train, Blocks):
+    if not isinstance(data.train, PackedBlocks):
         return {}
     stream = data.train.stream
     return {"corpus/unigram_entropy": unigram_entropy(stream), "corpus/bigram_entropy": bigram_entropy(stream)}

@@ -1,4 +1,4 @@
-"""The exact denoiser of a law that can be enumerated: an oracle for samplers and estimators."""
+"""The exact denoiser of a distribution that can be enumerated: an oracle for samplers and estimators."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from mdm_lightning.denoiser.base import Denoiser
 
 
 class ExactDenoiser(Denoiser):
-    """The conditionals p(x_i | unmasked tokens) of a law given as a list of sequences and their probabilities.
+    """The conditionals p(x_i | unmasked tokens) of a distribution given as a list of sequences and their probabilities.
 
     In float64. A context of probability zero gives the uniform distribution. At an unmasked position the conditional
     given all unmasked tokens, its own included, puts all mass on it.
@@ -22,7 +22,7 @@ class ExactDenoiser(Denoiser):
         vocab_size: d; by default one more than the largest token.
 
     Raises:
-        ValueError: the arguments do not describe a law.
+        ValueError: the arguments do not describe a distribution.
     """
 
     sequences: Tensor
@@ -58,10 +58,12 @@ class ExactDenoiser(Denoiser):
         """The conditional probabilities at every position; positions in ``padding`` count as unknown.
 
         Raises:
-            ValueError: the tokens have another length than the law.
+            ValueError: the tokens have another length than the distribution.
         """
         if tokens.shape[1] != self.length:
-            raise ValueError(f"ExactDenoiser: the law has length {self.length}, got sequences of {tokens.shape[1]}")
+            raise ValueError(
+                f"ExactDenoiser: the distribution has length {self.length}, got sequences of {tokens.shape[1]}"
+            )
         unknown = tokens == self.mask_id
         if padding is not None:
             unknown = unknown | padding

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from mdm_lightning.data.source import PreparedData, Task
-from mdm_lightning.data.tasks.toy import Law
+from mdm_lightning.data.tasks.toy import Distribution
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.errors import UserError
@@ -102,7 +102,7 @@ class Subject:
         prepare: finds the data, or builds them, when an evaluation first asks for them.
         task: the rule that checks responses; None for text.
         prompted: the data's sequences begin with prompts.
-        law: of the data, where it is small enough to enumerate.
+        distribution: of the data, where it is small enough to enumerate.
         fingerprint: of the checkpoint's contents.
         device: where the denoiser is.
         seed: of everything random.
@@ -117,7 +117,7 @@ class Subject:
     prepare: Callable[[], PreparedData]
     task: Task | None = None
     prompted: bool = False
-    law: Law | None = None
+    distribution: Distribution | None = None
     fingerprint: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
@@ -131,7 +131,7 @@ class Subject:
         return self.prepare()
 
     def once(self, key: Hashable, build: Callable[[], T]) -> T:
-        """What ``build`` makes, made when it is first asked for: judges, say, serve all cells of a sweep."""
+        """What ``build`` makes, made when it is first asked for: scorers, say, serve all cells of a sweep."""
         if key not in self._kept:
             self._kept[key] = build()
         return self._kept[key]

@@ -89,7 +89,7 @@ def sign_flip_test(
 def normal_interval(
     difference: Float64[np.ndarray, " c"], stderr: Float64[np.ndarray, " c"], *, level: float = LEVEL
 ) -> Interval:
-    """Intervals from a normal law with the given standard errors, for means that are not paired."""
+    """Intervals from a normal distribution with the given standard errors, for means that are not paired."""
     half = stats.norm.ppf((1 + level) / 2) * stderr
     return Interval(difference - half, difference + half)
 

@@ -33,7 +33,7 @@ def figures(sweep: Sweep) -> dict[str, Figure]:
 def section_figures(section: Sequence[Column]) -> dict[str, Figure]:
     """The figures of the columns whose other axes agree, by name; those that have something to show."""
     drawn = {}
-    if any(place(column) is not None for column in section):  # exact laws count no passes
+    if any(place(column) is not None for column in section):  # exact distributions count no passes
         drawn["score against steps"] = steps_figure(section)
     heatmap = heatmap_figure(stages(section)[0])
     if heatmap is not None:

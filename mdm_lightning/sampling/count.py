@@ -95,8 +95,8 @@ class FixedCount(PlannedCount):
 
     @abstractmethod
     def quota(self, schedule: MaskSchedule, steps: Int64[Tensor, " b"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
-        """How many of n positions are revealed at each step: what the sampler does, advice scores and exact laws
-        enumerate.
+        """How many of n positions are revealed at each step: what the sampler does, advice scores and exact
+        distributions enumerate.
 
         Args:
             schedule: mask schedule.
@@ -131,8 +131,8 @@ class Binomial(PlannedCount):
     """The independent reverse step: from s to t each masked position is revealed with probability
     (alpha_t - alpha_s) / (1 - alpha_s) (MDLM, Sahoo et al., 2024).
 
-    Position i is revealed at the first grid point with alpha_t > u_i, which is the same law with all the randomness
-    drawn up front. Together with the order Random it is MDLM's ancestral sampler.
+    Position i is revealed at the first grid point with alpha_t > u_i, which is the same distribution with all the
+    randomness drawn up front. Together with the order Random it is MDLM's ancestral sampler.
     """
 
     def plan(

@@ -70,11 +70,12 @@ class Confidence(PredictedOrder):
     """Most probable drawn token first ("low-confidence remasking", LLaDA, Nie et al., 2025).
 
     All masked positions draw a token anew at each step. Since likely tokens are kept, the samples are less diverse than
-    the denoiser's law even with one position per step; Margin and Entropy look at distributions only and keep the law.
+    the denoiser's distribution even with one position per step; Margin and Entropy look at distributions only and keep
+    the distribution.
 
     With ``noise``, Gumbel noise of that scale times the fraction still masked is added to the log-probability, as in
     MaskGIT (Chang et al., 2022). A position's noise is a function of its u_i and keeps through the steps; as long as
-    the log-probabilities do too, the law is that of fresh noise at each step.
+    the log-probabilities do too, the distribution is that of fresh noise at each step.
 
     Args:
         noise: scale of the Gumbel noise at the first step; 4.5 in MaskGIT.

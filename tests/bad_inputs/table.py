@@ -133,10 +133,10 @@ data.path={f}/pairs.jsonl data.prompt_field=q data.response_field=r | has no fie
 data.prompt_field=q | set both data.prompt_field= and data.response_field=
 data.text_field=body data.path={f}/number.jsonl | has no field 'body'
 data=toy tokenizer=task data.path=null | data=toy needs data.path=
-data=toy tokenizer=task data.path={f}/law_short.json | 2 sequences but 1 probabilities
-data=toy tokenizer=task data.path={f}/law_nan.json | probabilities must be positive and sum to 1
-data=toy tokenizer=task data.path={f}/law_list.json | it has no sequences
-data=toy tokenizer=task data.path={f}/law_mixed.json | whole numbers
+data=toy tokenizer=task data.path={f}/distribution_short.json | 2 sequences but 1 probabilities
+data=toy tokenizer=task data.path={f}/distribution_nan.json | probabilities must be positive and sum to 1
+data=toy tokenizer=task data.path={f}/distribution_list.json | it has no sequences
+data=toy tokenizer=task data.path={f}/distribution_mixed.json | whole numbers
 data=toy tokenizer=task data.path={f}/bytes.json | is not UTF-8 text
 data=toy tokenizer=task data.path={f} | Is a directory
 data=sudoku tokenizer=byte | brings its own tokenizer
@@ -192,9 +192,9 @@ evaluation=advise evaluation.steps=4 | evaluation.steps must be a list
 evaluation=samples evaluation.samples.length=0 | evaluation.samples.length must be at least 1
 evaluation=samples evaluation.samples.length=1000 | is beyond the model's
 evaluation=task | evaluation=task needs a checkpoint of a task
-evaluation=exact_law | evaluation=exact_law needs a law
+evaluation=exact_distribution | evaluation=exact_distribution needs a distribution
 evaluation=none | there is nothing to evaluate
-evaluation=generation judge.order=0 | judge.order must be at least 1
+evaluation=generation scorer.order=0 | scorer.order must be at least 1
 evaluation=paper_figures evaluation.paper_figures.results={f}/number.jsonl | no table of scores
 evaluation=lm_eval | evaluation=lm_eval needs evaluation.tasks=
 evaluation=lm_eval evaluation.tasks=gsm8k | evaluation.tasks must be a list, each text, got gsm8k

@@ -64,7 +64,7 @@ def test_checkpoints_of_any_name(workplace, name):
 
 @pytest.mark.parametrize("arguments", [
     ["data.path={f}/mark.jsonl"],
-    ["data=toy", "tokenizer=task", "data.path={f}/law_mark.json", "model.length=2"],
+    ["data=toy", "tokenizer=task", "data.path={f}/distribution_mark.json", "model.length=2"],
     ["trainer.precision=64-true"],
 ])  # fmt: skip
 def test_what_works(workplace, arguments):

@@ -163,7 +163,12 @@ def test_a_damaged_checkpoint(workplace, tmp_path, script, kind):
 LOCKED = [
     ("data", "train", ["data.path={root}/locked/secret.txt"], "Permission denied"),
     ("checkpoint", "evaluate", ["ckpt={root}/locked/secret.ckpt"], "secret.ckpt"),
-    ("law", "train", ["data=toy", "tokenizer=task", "data.path={root}/locked/secret.json"], "Permission denied"),
+    (
+        "distribution",
+        "train",
+        ["data=toy", "tokenizer=task", "data.path={root}/locked/secret.json"],
+        "Permission denied",
+    ),
     ("advice", "train", ["schedule=advised", "advice={root}/locked/secret.json"], "Permission denied"),
     ("run folder", "train", ["run_dir={root}/locked/run"], "Permission denied"),
     ("results", "evaluate", ["evaluation=likelihood", "run_dir={root}/locked/measured"], "Permission denied"),

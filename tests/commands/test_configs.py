@@ -110,7 +110,7 @@ MEASURING = pytest.mark.parametrize("command", ["evaluate", "sweep"])
 def test_the_toy_experiment(command):
     """It chooses groups and sets values over those of the command, and gives way to the command line."""
     config = configure("experiment=toy", name=command)
-    assert list(build_evaluations(config.evaluation)) == ["exact_law"]
+    assert list(build_evaluations(config.evaluation)) == ["exact_distribution"]
     assert instantiate(config.data).name == "toy_extremes"
     assert config.sampler.steps == 3
     assert config.sweep.metric == "kl"
@@ -177,13 +177,13 @@ def test_estimators(command, name):
 
 
 @MEASURING
-@pytest.mark.parametrize("name", choices("judge"))
-def test_judges_are_built_without_a_network(command, name, monkeypatch):
+@pytest.mark.parametrize("name", choices("scorer"))
+def test_scorers_are_built_without_a_network(command, name, monkeypatch):
     def refuse(*arguments):
-        raise AssertionError("constructing a judge must not need the network")
+        raise AssertionError("constructing a scorer must not need the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    assert callable(instantiate(configure(f"judge={name}", name=command).judge).prepare)
+    assert callable(instantiate(configure(f"scorer={name}", name=command).scorer).prepare)
 
 
 @MEASURING

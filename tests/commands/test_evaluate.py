@@ -12,7 +12,7 @@ import pytest
 from tests.commands.conftest import incident, scalars
 
 TWO = ("trainer=ddp", "trainer.devices=2")
-NO_JUDGE = "/nowhere" if find_spec("transformers") else "mdm-lightning[judge]"
+NO_JUDGE = "/nowhere" if find_spec("transformers") else "mdm-lightning[scorer]"
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -216,7 +216,7 @@ def test_loggers_receive_the_rows(numbered, text_model):
         (["ckpt={text}", "trainer.accelerator=gpu"], ["this machine has 0 GPUs"]),
         (["ckpt={text}", "trainer.accelerator=tpu"], ["trainer.accelerator=tpu"]),
         (["ckpt={text}", "trainer.precision=8-bit"], ["trainer.precision=8-bit", "32-true"]),
-        (["ckpt={text}", "judge=hf", "evaluation=generation", "judge.path=/nowhere"], [NO_JUDGE]),
+        (["ckpt={text}", "scorer=hf", "evaluation=generation", "scorer.path=/nowhere"], [NO_JUDGE]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_evaluated(evaluate, text_model, task_model, arguments, words):

@@ -105,7 +105,7 @@ def test_profile_and_advice(model):
         model.profile(["too short"])
 
 
-def test_published_models_and_laws(tmp_path):
+def test_published_models_and_distributions(tmp_path):
     write_with_tokenizer(mdlm(), tmp_path)
     model = mdm.load(tmp_path, device="cpu", dtype=torch.float64)
     assert next(model.denoiser.parameters()).dtype == torch.float64
@@ -113,9 +113,9 @@ def test_published_models_and_laws(tmp_path):
     assert "DiT" in repr(model)
     with pytest.raises(NoData, match="give texts"):
         model.profile()
-    law = mdm.load(Extremes(length=4, train=1, validation=4, seed=0), device="cpu")
-    assert set(law.sample(n=20, sampler=mdm.samplers.first_hitting())) == {"aaaa", "bbbb"}
-    assert law.nelbo("aaaa").value == pytest.approx(np.log(2) / 4)
+    distribution = mdm.load(Extremes(length=4, train=1, validation=4, seed=0), device="cpu")
+    assert set(distribution.sample(n=20, sampler=mdm.samplers.first_hitting())) == {"aaaa", "bbbb"}
+    assert distribution.nelbo("aaaa").value == pytest.approx(np.log(2) / 4)
 
 
 def test_what_cannot_be_loaded(tmp_path, text_model):

@@ -1,4 +1,4 @@
-"""Composing quickly must change nothing: Hydra's own composition is the law."""
+"""Composing quickly must change nothing: Hydra's own composition is the distribution."""
 
 import re
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ JOBS = [
     ["+trainer.max_time=1"],
     ["~evaluation.task", "seed=1"],
     ["~sweep.profile"],
-    ["judge=none", "prompt='a = b, c'", "suffix=null"],
+    ["scorer=none", "prompt='a = b, c'", "suffix=null"],
     ["estimator=k_step", "evaluation=likelihood"],
     ["ckpt=b.ckpt", "hydra.job.name=other"],
     ["data=sudoku_4x4", "data.clues=8"],

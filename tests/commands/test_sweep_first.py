@@ -11,13 +11,13 @@ from mdm_lightning.commands.sweep.sweep import prepare_evaluations, refuse_metri
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import NoData, NotApplicable, Subject
 from mdm_lightning.evaluation.generation.quality import Generation
-from mdm_lightning.evaluation.generation.scorers import NgramJudge
+from mdm_lightning.evaluation.generation.scorers import NgramScorer
 from mdm_lightning.evaluation.generation.task import TaskAccuracy
 from mdm_lightning.evaluation.likelihood.corpus import Likelihood
 from tests.evaluation.corpora import ONE_AT_A_TIME, text_subject
 from tests.evaluation.test_likelihood import COUNT
 
-TEXT = Generation(ONE_AT_A_TIME, NgramJudge(order=2))
+TEXT = Generation(ONE_AT_A_TIME, NgramScorer(order=2))
 TASK = TaskAccuracy(ONE_AT_A_TIME)
 
 
@@ -37,7 +37,7 @@ def test_a_metric_that_none_of_the_evaluations_has():
             refuse_metric([TEXT, TASK], metric)
     with pytest.raises(UserError, match=r"did you mean accuracy\?"):
         refuse_metric([TASK], "acuracy")
-    for metric in ("accuracy", "judge_perplexity", None):
+    for metric in ("accuracy", "scorer_perplexity", None):
         refuse_metric([TEXT, TASK], metric)
     refuse_metric([TASK, lambda subject: iter(())], "anything")  # which may have any metric
 
@@ -46,7 +46,7 @@ def test_only_evaluations_that_suit_the_data_are_left():
     assert prepare_evaluations([TEXT, TASK], text_subject(["abc"], ["abd"])) == [TEXT]
 
 
-def test_a_judge_without_data_fails_before_anything_is_sampled():
+def test_a_scorer_without_data_fails_before_anything_is_sampled():
     for evaluations in ([TEXT], [TEXT, TASK]):
         with pytest.raises(NotApplicable, match="choose data="):
             prepare_evaluations(evaluations, bare())
@@ -54,7 +54,7 @@ def test_a_judge_without_data_fails_before_anything_is_sampled():
         prepare_evaluations([Likelihood(COUNT)], bare())
 
 
-def test_the_judge_is_made_once():
+def test_the_scorer_is_made_once():
     subject = text_subject(["abc"], ["abd"])
     assert TEXT.prepare(subject) is TEXT.prepare(subject)
 

@@ -1,4 +1,4 @@
-"""Laws that can be enumerated, as users type them: with no checkpoint, and with a network trained on one."""
+"""Distributions that can be enumerated, as users type them: with no checkpoint, and with a network trained on one."""
 
 import csv
 import json
@@ -16,7 +16,8 @@ TABLE = {
     ("balanced", 0.9, 0.3): (0.291018, 0.343924),
     ("balanced", 0.3, 0.9): (0.185520, 0.205205),
 }
-"""Total variation and KL(law || sampler) at three steps, by law and Beta schedule (the paper's figure 4)."""
+"""Total variation and KL(distribution || sampler) at three steps, by distribution and Beta schedule (the paper's figure
+4)."""
 
 SWEEP = (
     "experiment=toy",
@@ -37,15 +38,17 @@ def results(folder) -> dict[str, dict[str, str]]:
         return {row["metric"]: row for row in csv.DictReader(file)}
 
 
-@pytest.mark.parametrize("law", ["extremes", "balanced"])
-def test_a_sweep_reproduces_the_papers_toy(start, tmp_path, law):
+@pytest.mark.parametrize("distribution", ["extremes", "balanced"])
+def test_a_sweep_reproduces_the_papers_toy(start, tmp_path, distribution):
     axes = ("schedule.alpha=0.3,0.5,0.9,1.0", "schedule.beta=0.3,0.5,0.9,1.0")
-    outcome = start(*SWEEP, "-m", f"data=toy_{law}", *axes, script="sweep.py", tiny=False).wait()
+    outcome = start(*SWEEP, "-m", f"data=toy_{distribution}", *axes, script="sweep.py", tiny=False).wait()
     assert outcome.status == 0, outcome.stderr
     assert "kl (lower is better)" in outcome.stdout
-    measured = {(law, cell["alpha"], cell["beta"]): cell["rows"] for cell in cells(tmp_path / "sweep") if cell["alpha"]}
+    measured = {
+        (distribution, cell["alpha"], cell["beta"]): cell["rows"] for cell in cells(tmp_path / "sweep") if cell["alpha"]
+    }
     assert len(measured) == 16
-    for key in (key for key in TABLE if key[0] == law):
+    for key in (key for key in TABLE if key[0] == distribution):
         values = {row["metric"]: row["value"] for row in measured[key]}
         assert (values["tv"], values["kl"]) == pytest.approx(TABLE[key], abs=1e-6)
         assert values["kl"] <= 5 * values["predicted_gap"] + 0.05, "the gap is a bound, here measured on a sample"
@@ -67,9 +70,9 @@ def test_what_a_sampler_does_not_look_at_is_no_axis(start, tmp_path):
     assert "± " not in outcome.stdout
 
 
-def test_evaluating_a_law_from_a_file(start, tmp_path):
-    (tmp_path / "law.json").write_text('{"sequences": ["ab", "ba"], "probabilities": [0.25, 0.75]}')
-    arguments = ("experiment=toy", "data=toy", "data.path=law.json", "run_dir=out")
+def test_evaluating_a_distribution_from_a_file(start, tmp_path):
+    (tmp_path / "distribution.json").write_text('{"sequences": ["ab", "ba"], "probabilities": [0.25, 0.75]}')
+    arguments = ("experiment=toy", "data=toy", "data.path=distribution.json", "run_dir=out")
     assert start(*arguments, "sampler.steps=1", script="evaluate.py", tiny=False).wait().status == 0
     # One step draws both letters from their margins: p(ab) = 1/16 and p(ba) = 9/16.
     values = results(tmp_path / "out")
@@ -79,7 +82,7 @@ def test_evaluating_a_law_from_a_file(start, tmp_path):
 
 
 def test_likelihood_and_samples_of_an_exact_denoiser(start, tmp_path):
-    """Its NELBO is the law's entropy, log 20 nats per sequence of 5; its samples are spelled in full."""
+    """Its NELBO is the distribution's entropy, log 20 nats per sequence of 5; its samples are spelled in full."""
     arguments = ("data=toy_balanced", "evaluation=[likelihood,samples]", "sampler.steps=64", "run_dir=out")
     outcome = start(*arguments, script="evaluate.py", tiny=False).wait()
     assert outcome.status == 0, outcome.stderr
@@ -91,7 +94,7 @@ def test_likelihood_and_samples_of_an_exact_denoiser(start, tmp_path):
 
 
 def test_a_network_trained_on_a_toy(start, train, tmp_path):
-    """Its own output law: after training the two distances are below those of a network that knows nothing."""
+    """Its own output distribution: after training the two distances are below those of a network that knows nothing."""
     trained = train(
         "run_dir=run", "data=toy_extremes", "tokenizer=task", "trainer.max_steps=60",
         "training.validate_every=30", "training.validation_sequences=200", "training.global_batch_size=32",
@@ -112,11 +115,11 @@ def test_a_network_trained_on_a_toy(start, train, tmp_path):
     ).wait()
     assert outcome.status == 0, outcome.stderr
     values = {metric: float(row["value"]) for metric, row in results(tmp_path / "out").items()}
-    assert 0 < values["tv"] < 15 / 16  # of the uniform law on 32 sequences
+    assert 0 < values["tv"] < 15 / 16  # of the uniform distribution on 32 sequences
     assert 0 < values["kl"] < math.log(16)
 
 
-def test_what_has_no_exact_law(start, train, tmp_path):
+def test_what_has_no_exact_distribution(start, train, tmp_path):
     def error(*arguments, script="evaluate.py"):
         outcome = start(*arguments, script=script, tiny=False).wait()
         assert outcome.status == 1
@@ -125,11 +128,11 @@ def test_what_has_no_exact_law(start, train, tmp_path):
     assert "enumerates order=random" in error("experiment=toy", "order=confidence")
     assert "at most" in error("experiment=toy", "data.length=9")
     assert "needs data.path=" in error("experiment=toy", "data=toy")
-    assert "needs a checkpoint" in error("evaluation=exact_law")
-    assert "needs a checkpoint" in error("evaluation=exact_law", "data=sudoku_4x4")
+    assert "needs a checkpoint" in error("evaluation=exact_distribution")
+    assert "needs a checkpoint" in error("evaluation=exact_distribution", "data=sudoku_4x4")
     assert "needs a checkpoint" in error("sampler.steps=3", script="sweep.py")
     assert train("run_dir=text").status == 0
-    assert "needs a law" in error("ckpt=text", "evaluation=exact_law")
+    assert "needs a distribution" in error("ckpt=text", "evaluation=exact_distribution")
     assert "another tokenizer" in error("ckpt=text", "experiment=toy")
 
 

@@ -14,7 +14,7 @@ from mdm_lightning.data.tokenizer.spec import ByteLevel, BytePairEncoding, FromT
 CONF = Path(__file__).parents[2] / "conf"
 DATA = sorted(file.stem for file in (CONF / "data").glob("*.yaml"))
 TOKENIZERS = sorted(file.stem for file in (CONF / "tokenizer").glob("*.yaml"))
-LAW = Path(__file__).parent / "law.json"
+LAW = Path(__file__).parent / "distribution.json"
 NEEDED = {"files": ["data.path=x"], "file": ["tokenizer.name_or_path=x"], "toy": [f"data.path='{LAW}'"]}
 
 

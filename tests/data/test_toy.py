@@ -1,4 +1,4 @@
-"""Laws as tables: the paper's toys, tables from files, and data drawn from them."""
+"""Distributions as tables: the paper's toys, tables from files, and data drawn from them."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mdm_lightning.data.tasks.toy import Balanced, Extremes, Law, Letters, Table, balanced, extremes
+from mdm_lightning.data.tasks.toy import Balanced, Distribution, Extremes, Letters, Table, balanced, extremes
 from mdm_lightning.data.tokenizer.spec import ByteLevel, FromTask
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.errors import UserError
@@ -18,9 +18,9 @@ def test_the_papers_toys():
     assert extremes().sequences == ((0,) * 5, (1,) * 5)
     assert {sum(x) for x in balanced().sequences} == {2, 3}
     assert len(balanced().sequences) == len(set(balanced().sequences)) == 20
-    for law in (extremes(), balanced()):
-        assert (law.length, law.vocab_size) == (5, 2)
-        assert set(law.probabilities) == {1 / len(law.sequences)}
+    for distribution in (extremes(), balanced()):
+        assert (distribution.length, distribution.vocab_size) == (5, 2)
+        assert set(distribution.probabilities) == {1 / len(distribution.sequences)}
 
 
 @pytest.mark.parametrize("length", [1, 2, 4, 7])
@@ -39,56 +39,56 @@ def write(tmp_path, content) -> str:
 
 
 def test_from_strings(tmp_path):
-    law = Law.from_json(write(tmp_path, {"sequences": ["bac", "cab"], "probabilities": [0.25, 0.75]}))
-    assert law == Law([(1, 0, 2), (2, 0, 1)], [0.25, 0.75], 3, "words")
+    distribution = Distribution.from_json(write(tmp_path, {"sequences": ["bac", "cab"], "probabilities": [0.25, 0.75]}))
+    assert distribution == Distribution([(1, 0, 2), (2, 0, 1)], [0.25, 0.75], 3, "words")
 
 
 def test_from_ids_with_a_larger_vocabulary(tmp_path):
-    law = Law.from_json(write(tmp_path, {"sequences": [[0, 1], [1, 0], [1, 1]], "vocab_size": 5}))
-    assert law == Law.uniform([(0, 1), (1, 0), (1, 1)], 5, "words")
+    distribution = Distribution.from_json(write(tmp_path, {"sequences": [[0, 1], [1, 0], [1, 1]], "vocab_size": 5}))
+    assert distribution == Distribution.uniform([(0, 1), (1, 0), (1, 1)], 5, "words")
 
 
 def test_rounded_probabilities_are_normalised(tmp_path):
-    law = Law.from_json(
+    distribution = Distribution.from_json(
         write(tmp_path, {"sequences": ["a", "b", "c"], "probabilities": [0.3333333, 0.3333333, 0.3333333]})
     )
-    assert sum(law.probabilities) == pytest.approx(1, abs=1e-15)
+    assert sum(distribution.probabilities) == pytest.approx(1, abs=1e-15)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ([], "is no law"),
+        ([], "is no distribution"),
         ({}, "sequences"),
         ({"sequences": "ab"}, "must be a list"),
         ({"sequences": []}, "must be a list"),
         ({"sequences": [[]]}, "non-empty"),
         ({"sequences": ["ab", "a"]}, "equal length"),
         ({"sequences": ["ab", "ab"]}, "twice"),
-        ({"sequences": [0, 1]}, "is no law"),
-        ({"sequences": ["ab", [0, 1]]}, "is no law"),
+        ({"sequences": [0, 1]}, "is no distribution"),
+        ({"sequences": ["ab", [0, 1]]}, "is no distribution"),
         ({"sequences": [[0, 2]], "vocab_size": 2}, "from 0 to 1"),
         ({"sequences": [[0, -1]]}, "from 0"),
-        ({"sequences": [[0, 0.5]]}, "is no law"),
+        ({"sequences": [[0, 0.5]]}, "is no distribution"),
         ({"sequences": ["a", "b"], "probabilities": [1.0]}, "2 sequences but 1"),
         ({"sequences": ["a", "b"], "probabilities": [0.5, 0.4]}, "sum to 0.9"),
         ({"sequences": ["a", "b"], "probabilities": [1.0, 0.0]}, "positive"),
         ({"sequences": ["a", "b"], "probabilities": [1.5, -0.5]}, "positive"),
-        ({"sequences": ["a", "b"], "probabilities": ["x", "y"]}, "is no law"),
-        ({"sequences": ["a", "b"], "probabilities": 0.5}, "is no law"),
+        ({"sequences": ["a", "b"], "probabilities": ["x", "y"]}, "is no distribution"),
+        ({"sequences": ["a", "b"], "probabilities": 0.5}, "is no distribution"),
     ],
 )
-def test_files_that_are_no_laws(content, message, tmp_path):
+def test_files_that_are_no_distributions(content, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
-        Law.from_json(write(tmp_path, content))
+        Distribution.from_json(write(tmp_path, content))
     assert "words.json" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="cannot read"):
-        Law.from_json(tmp_path / "none.json")
+        Distribution.from_json(tmp_path / "none.json")
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def skewed(tmp_path) -> Table:
     return Table(path, train=5000, validation=400, seed=3)
 
 
-def test_data_follow_the_law(skewed, tmp_path):
+def test_data_follow_the_distribution(skewed, tmp_path):
     """Chi-square tests at level 1e-5."""
     data = skewed.prepare(FromTask(), tmp_path)
     assert (data.name, data.length, data.tokenizer.vocab_size) == ("toy", 3, 3)
@@ -106,10 +106,10 @@ def test_data_follow_the_law(skewed, tmp_path):
         batch = split.__getitems__(range(len(split)))
         assert batch["maskable"].all()
         drawn = [tuple(row) for row in batch["tokens"].tolist()]
-        counts = [drawn.count(sequence) for sequence in skewed.law.sequences]
+        counts = [drawn.count(sequence) for sequence in skewed.distribution.sequences]
         assert sum(counts) == len(drawn)
-        assert stats.chisquare(counts, np.array(skewed.law.probabilities) * len(drawn)).pvalue > 1e-5
-    assert data.tokenizer.decode(skewed.law.sequences[0]) == "aab"
+        assert stats.chisquare(counts, np.array(skewed.distribution.probabilities) * len(drawn)).pvalue > 1e-5
+    assert data.tokenizer.decode(skewed.distribution.sequences[0]) == "aab"
 
 
 def test_draws_depend_on_seed_and_split_only(skewed, tmp_path):
@@ -124,11 +124,11 @@ def test_draws_depend_on_seed_and_split_only(skewed, tmp_path):
     assert not np.array_equal(first.train.stream[:1200], first.validation.stream)
 
 
-def test_a_law_is_known_by_its_contents(tmp_path):
+def test_a_distribution_is_known_by_its_contents(tmp_path):
     sources = [kind(length=n, train=9, validation=9, seed=0) for kind in (Extremes, Balanced) for n in (4, 5)]
     assert len({source.fingerprint for source in sources}) == 4
     file = write(tmp_path, {"sequences": ["aaaaa", "bbbbb"]})
-    assert Table(file, train=9, validation=9, seed=0).law.sequences == extremes().sequences
+    assert Table(file, train=9, validation=9, seed=0).distribution.sequences == extremes().sequences
 
 
 def test_letters():

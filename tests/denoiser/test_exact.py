@@ -11,7 +11,7 @@ from mdm_lightning.denoiser.exact import ExactDenoiser
 D, N = 3, 3
 
 
-def law(size: int) -> dict[tuple[int, ...], float]:
+def distribution(size: int) -> dict[tuple[int, ...], float]:
     rng = np.random.default_rng(0)
     states = list(itertools.product(range(D), repeat=N))
     chosen = [states[i] for i in rng.permutation(len(states))[:size]]
@@ -20,7 +20,7 @@ def law(size: int) -> dict[tuple[int, ...], float]:
 
 @pytest.mark.parametrize("size", [1, 5, 27])
 def test_conditionals_by_summation(size):
-    probabilities = law(size)
+    probabilities = distribution(size)
     denoiser = ExactDenoiser(list(probabilities), list(probabilities.values()), vocab_size=D)
     states = list(itertools.product(range(D + 1), repeat=N))
     result = denoiser(torch.tensor(states))
@@ -34,7 +34,7 @@ def test_conditionals_by_summation(size):
 
 
 def test_head_gives_log_probabilities():
-    probabilities = law(5)
+    probabilities = distribution(5)
     denoiser = ExactDenoiser(list(probabilities), list(probabilities.values()), vocab_size=D)
     hidden = denoiser(torch.full((1, N), D))[0]
     torch.testing.assert_close(denoiser.head(hidden).softmax(-1), hidden)
@@ -71,7 +71,7 @@ def test_padding_counts_as_unknown():
         ([[0], [1]], [1.0, float("inf")], None),
     ],
 )
-def test_bad_laws(sequences, probabilities, vocab_size):
+def test_bad_distributions(sequences, probabilities, vocab_size):
     with pytest.raises(ValueError, match="ExactDenoiser"):
         ExactDenoiser(sequences, probabilities, vocab_size)
 

@@ -74,12 +74,12 @@ def random_denoiser(length: int, vocab_size: int, seed: int = 0) -> TableDenoise
     return TableDenoiser(2 * torch.randn(shape, generator=generator))
 
 
-def conditionals_of(law: dict[tuple[int, ...], float], length: int, vocab_size: int) -> TableDenoiser:
-    """The exact conditionals p(x_i | unmasked tokens) of a law with full support, by summation."""
+def conditionals_of(distribution: dict[tuple[int, ...], float], length: int, vocab_size: int) -> TableDenoiser:
+    """The exact conditionals p(x_i | unmasked tokens) of a distribution with full support, by summation."""
     states = list(itertools.product(range(vocab_size + 1), repeat=length))
     table = np.zeros((len(states), length, vocab_size))
     for number, state in enumerate(states):
-        for x, probability in law.items():
+        for x, probability in distribution.items():
             if all(known in (vocab_size, token) for known, token in zip(state, x, strict=True)):
                 for i, token in enumerate(x):
                     table[number, i, token] += probability

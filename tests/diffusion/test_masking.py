@@ -1,4 +1,4 @@
-"""Laws of the forward process."""
+"""Distributions of the forward process."""
 
 import itertools
 import math
@@ -109,7 +109,7 @@ def test_frequency_of_masks(schedule, t):
 
 
 def test_positions_are_masked_independently():
-    """All eight patterns of three positions against the product law, chi-squared; by chance once in 1e6."""
+    """All eight patterns of three positions against the product distribution, chi-squared; by chance once in 1e6."""
     tokens = torch.zeros(20_000, 3, dtype=torch.int64)
     schedule = SineSchedule()
     process = IndependentMasking(schedule, FixedTime(0.3))
@@ -195,12 +195,12 @@ def test_every_place_in_the_batch_gets_every_count(times, place):
     assert stats.chisquare(counts[1:]).pvalue > 1e-6
 
 
-# A law of three tokens with unequal probabilities, under which more context helps.
+# A distribution of three tokens with unequal probabilities, under which more context helps.
 LAW = {(0, 0, 0): 0.4, (0, 1, 1): 0.3, (1, 1, 0): 0.2, (1, 0, 1): 0.1}
 
 
 def conditional(x: tuple[int, ...], i: int, kept: set[int]) -> float:
-    """p(x_i | x on the kept positions), by summation over the law."""
+    """p(x_i | x on the kept positions), by summation over the distribution."""
     fits = [(y, p) for y, p in LAW.items() if all(y[j] == x[j] for j in kept)]
     return sum(p for y, p in fits if y[i] == x[i]) / sum(p for _, p in fits)
 
@@ -267,7 +267,7 @@ def test_step_masking_is_unbiased_for_the_k_step_nelbo(schedule, steps, times):
 @pytest.mark.parametrize("steps", [1, 2, 4, 9])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name_of)
 def test_the_k_step_nelbo_is_the_riemann_sum_of_the_profile(schedule, steps):
-    profile = LossProfile.from_law(list(LAW), list(LAW.values()))
+    profile = LossProfile.from_distribution(list(LAW), list(LAW.values()))
     mean = sum(p * step_nelbo(x, grid_of(schedule, steps)) for x, p in LAW.items())
     assert profile.nelbo(schedule, steps).value == pytest.approx(mean, rel=1e-9)
 

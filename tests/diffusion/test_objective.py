@@ -1,4 +1,4 @@
-"""Laws of the NELBO estimator: what does not depend on the schedule, and exact values by enumeration."""
+"""Distributions of the NELBO estimator: what does not depend on the schedule, and exact values by enumeration."""
 
 import itertools
 import math
@@ -153,7 +153,7 @@ def test_stratified_batches_agree_with_the_exact_nelbo(process):
     assert abs(z_score(means, exact_nelbo(denoiser, X))) < 5
 
 
-def small_law() -> dict[tuple[int, ...], float]:
+def small_distribution() -> dict[tuple[int, ...], float]:
     states = list(itertools.product(range(3), repeat=3))
     weights = np.random.default_rng(0).dirichlet(np.full(len(states), 0.5))
     return dict(zip(states, weights.tolist(), strict=True))
@@ -161,20 +161,20 @@ def small_law() -> dict[tuple[int, ...], float]:
 
 def test_nelbo_of_exact_conditionals_is_minus_log_p():
     """The chain rule holds in every order, so for the true conditionals the bound is an equality, for every x."""
-    law = small_law()
-    denoiser = conditionals_of(law, 3, 3)
-    for x, p in law.items():
+    distribution = small_distribution()
+    denoiser = conditionals_of(distribution, 3, 3)
+    for x, p in distribution.items():
         assert exact_nelbo(denoiser, torch.tensor(x)) == pytest.approx(-math.log(p), rel=1e-5)
 
 
 def test_no_denoiser_beats_the_entropy():
-    law = small_law()
-    entropy = -sum(p * math.log(p) for p in law.values())
-    denoiser = conditionals_of(law, 3, 3)
+    distribution = small_distribution()
+    entropy = -sum(p * math.log(p) for p in distribution.values())
+    denoiser = conditionals_of(distribution, 3, 3)
     truth = denoiser.table.detach().clone()
     for seed in range(2):
         denoiser.table.data = truth + 0.1 * torch.randn(truth.shape, generator=generator(seed))
-        bound = sum(p * exact_nelbo(denoiser, torch.tensor(x)) for x, p in law.items())
+        bound = sum(p * exact_nelbo(denoiser, torch.tensor(x)) for x, p in distribution.items())
         assert bound > entropy + 1e-3
 
 

@@ -25,7 +25,7 @@ from .tables import SCHEDULES, all_masks, name_of
 
 
 class LearnedDenoiser:
-    """A random network on a random law, all of whose cross-entropies are tabulated: n = 4, d = 3."""
+    """A random network on a random distribution, all of whose cross-entropies are tabulated: n = 4, d = 3."""
 
     n, d = 4, 3
 
@@ -129,8 +129,8 @@ def test_independent_step_is_a_mixture_of_counts(n):
 
 
 @pytest.mark.parametrize("d", [2, 3])
-def test_profile_of_a_law_by_plain_loops(d):
-    """The mean conditional entropy over subsets and positions; its sum is the entropy of the law."""
+def test_profile_of_a_distribution_by_plain_loops(d):
+    """The mean conditional entropy over subsets and positions; its sum is the entropy of the distribution."""
     rng, n = np.random.default_rng(d), 4
     sequences = sorted({tuple(x) for x in rng.integers(0, d, (7, n)).tolist()})
     p = rng.dirichlet(np.ones(len(sequences)))
@@ -145,7 +145,7 @@ def test_profile_of_a_law_by_plain_loops(d):
                     group[x[i]] = group.get(x[i], 0) + weight
                 entropies.append(sum(w * math.log(sum(g.values()) / w) for g in groups.values() for w in g.values()))
         values.append(np.mean(entropies))
-    profile = LossProfile.from_law(sequences, p.tolist())
+    profile = LossProfile.from_distribution(sequences, p.tolist())
     assert profile.values == pytest.approx(values, abs=1e-12)
     assert profile.nelbo(LinearSchedule()).value == pytest.approx(stats.entropy(p))
     assert (np.diff(profile.values) <= 1e-12).all()

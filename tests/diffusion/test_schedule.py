@@ -1,4 +1,4 @@
-"""Laws of the mask schedules."""
+"""Distributions of the mask schedules."""
 
 import math
 
@@ -211,14 +211,14 @@ def test_dgamma_is_its_own_limit_at_the_ends(schedule):
 
 @given(a=shapes, b=shapes, t=st.lists(times, min_size=1, max_size=20))
 def test_beta_against_scipy(a, b, t):
-    schedule, law = BetaSchedule(a, b), stats.beta(a, b)
-    gamma, left = np.asarray(law.cdf(t)), np.asarray(law.sf(t))
+    schedule, distribution = BetaSchedule(a, b), stats.beta(a, b)
+    gamma, left = np.asarray(distribution.cdf(t)), np.asarray(distribution.sf(t))
     t = torch.tensor(t, dtype=torch.float64)
     close(schedule.gamma_t(t), torch.as_tensor(gamma), rtol=1e-12)
     close(schedule.alpha_t(t), torch.as_tensor(np.sin(np.pi / 2 * gamma) ** 2), rtol=1e-11, atol=1e-300)
     close(schedule.masked_t(t), torch.as_tensor(np.sin(np.pi / 2 * left) ** 2), rtol=1e-11, atol=1e-300)
     inside = (t > 1e-300) & (t < 1)
-    gamma, left, pdf = gamma[inside.numpy()], left[inside.numpy()], law.pdf(t[inside].numpy())
+    gamma, left, pdf = gamma[inside.numpy()], left[inside.numpy()], distribution.pdf(t[inside].numpy())
     close(schedule.dgamma_t(t[inside]), torch.as_tensor(pdf), rtol=1e-9, atol=1e-300)
     slope = np.pi * np.sin(np.pi / 2 * gamma) * np.sin(np.pi / 2 * left) * pdf
     close(schedule.dalpha_t(t[inside]), torch.as_tensor(slope), rtol=1e-9, atol=1e-300)

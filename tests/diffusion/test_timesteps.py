@@ -1,4 +1,4 @@
-"""Laws of the training times."""
+"""Distributions of the training times."""
 
 import pytest
 import torch

@@ -16,7 +16,7 @@ from mdm_lightning.sampling.order import Random
 from mdm_lightning.sampling.sampler import Sampler
 
 ONE_AT_A_TIME = Sampler(BetaSchedule(0.9, 0.3), FirstHitting(), Random(), steps=5)
-"""Draws from the law of an exact denoiser."""
+"""Draws from the distribution of an exact denoiser."""
 
 
 class Rows:
@@ -56,16 +56,16 @@ def prepared(tokenizer: Tokenizer, train: np.ndarray, validation: np.ndarray) ->
     return PreparedData("toy", tokenizer, length, Rows(train), Rows(validation), 1.0, "fingerprint")
 
 
-def text_subject(train: Sequence[str], validation: Sequence[str], law: Sequence[str] = ()) -> Subject:
-    """Texts of one length, a token per character; the denoiser knows the uniform law on ``law``."""
-    characters = sorted({c for text in (*train, *validation, *law) for c in text})
+def text_subject(train: Sequence[str], validation: Sequence[str], distribution: Sequence[str] = ()) -> Subject:
+    """Texts of one length, a token per character; the denoiser knows the uniform distribution on ``distribution``."""
+    characters = sorted({c for text in (*train, *validation, *distribution) for c in text})
     tokenizer = Tokenizer(from_characters(characters))
 
     def ids(texts: Sequence[str]) -> np.ndarray:
         return np.array(tokenizer.encode_batch(texts))
 
     data = prepared(tokenizer, ids(train).astype(np.uint16), ids(validation).astype(np.uint16))
-    denoiser: Denoiser = ExactDenoiser(ids(law or validation).tolist(), vocab_size=tokenizer.vocab_size)
+    denoiser: Denoiser = ExactDenoiser(ids(distribution or validation).tolist(), vocab_size=tokenizer.vocab_size)
     return Subject(denoiser, tokenizer, data.length, lambda: data, seed=3, outputs=Shown())
 
 

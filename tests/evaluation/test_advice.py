@@ -29,7 +29,7 @@ from mdm_lightning.sampling.sampler import Sampler
 from tests.diffusion.profiles import smooth_profile
 from tests.diffusion.tables import uniform_denoiser
 
-from .test_likelihood import law_subject
+from .test_likelihood import distribution_subject
 from .test_profile_evaluation import Kept
 
 BUDGETS = (1, 2, 3)
@@ -40,7 +40,7 @@ def sampler(count: RevealCount | None = None, order: RevealOrder | None = None, 
 
 
 def run(count: RevealCount, order: RevealOrder | None = None) -> tuple[Subject, Kept, list[Row]]:
-    subject, outputs = law_subject(4), Kept()
+    subject, outputs = distribution_subject(4), Kept()
     subject.outputs, subject.fingerprint = outputs, "abc"
     return subject, outputs, list(Advise(Profile(sequences=None), sampler(count, order), BUDGETS)(subject))
 
@@ -147,7 +147,7 @@ def test_one_position_per_pass_costs_nothing():
 def test_a_profile_says_nothing_of_some_samplers(unpredictable):
     assert predicted_gap(smooth_profile(12, 12), unpredictable, 4) is None
     with pytest.raises(NotApplicable, match="neither adaptive nor remasking counts, nor blocks"):
-        next(iter(Advise(Profile(), unpredictable, [4])(law_subject(1))))
+        next(iter(Advise(Profile(), unpredictable, [4])(distribution_subject(1))))
 
 
 @pytest.mark.parametrize(

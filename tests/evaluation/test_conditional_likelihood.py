@@ -11,7 +11,7 @@ from mdm_lightning.denoiser.base import Denoiser, NoDistribution
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.evaluation.base import Subject
 from mdm_lightning.evaluation.likelihood.conditional import Bound, Conditional, ConditionalLikelihood, windows
-from tests.sampling.toys import FLAWS, Broken, exact, random_law
+from tests.sampling.toys import FLAWS, Broken, exact, random_distribution
 
 VOCABULARY = Tokenizer(from_characters("abcdefg"))
 
@@ -25,7 +25,7 @@ def subject(denoiser: Denoiser, seed: int = 0) -> Subject:
 
 @pytest.fixture(scope="module")
 def network() -> DiT:
-    """A random network: its conditionals belong to no law, so that every set of masks counts."""
+    """A random network: its conditionals belong to no distribution, so that every set of masks counts."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = DiT(VOCABULARY.vocab_size, 24, hidden_size=16, depth=2, heads=2, cond_dim=4)
@@ -49,14 +49,14 @@ def plain_bound(model: Denoiser, context: list[int], target: list[int]) -> float
 
 
 @pytest.mark.parametrize("split", [0, 1, 3, 4])
-def test_an_exact_denoiser_gives_the_laws_own_conditionals(split):
+def test_an_exact_denoiser_gives_the_distributions_own_conditionals(split):
     """-log p(y | x) for every text and every place to cut it."""
-    law = random_law(5, 2, seed=1)
-    requests = [Conditional(state[:split], state[split:], 7) for state in law]
-    bounds = ConditionalLikelihood(draws=31)(subject(exact(law)), requests)
-    for state, bound in zip(law, bounds, strict=True):
-        given = sum(p for other, p in law.items() if other[:split] == state[:split])
-        assert bound.nats == pytest.approx(-math.log(law[state] / given), rel=1e-5, abs=1e-6)
+    distribution = random_distribution(5, 2, seed=1)
+    requests = [Conditional(state[:split], state[split:], 7) for state in distribution]
+    bounds = ConditionalLikelihood(draws=31)(subject(exact(distribution)), requests)
+    for state, bound in zip(distribution, bounds, strict=True):
+        given = sum(p for other, p in distribution.items() if other[:split] == state[:split])
+        assert bound.nats == pytest.approx(-math.log(distribution[state] / given), rel=1e-5, abs=1e-6)
         assert bound.stderr == 0
 
 

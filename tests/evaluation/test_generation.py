@@ -1,4 +1,5 @@
-"""Samples of a known law, measured; the two sides are treated alike; numbers do not depend on batches or processes."""
+"""Samples of a known distribution, measured; the two sides are treated alike; numbers do not depend on batches or
+processes."""
 
 import math
 from dataclasses import dataclass, replace
@@ -15,8 +16,8 @@ from mdm_lightning.evaluation.generation.diversity import diversity
 from mdm_lightning.evaluation.generation.generate import generate
 from mdm_lightning.evaluation.generation.ngram import KneserNey
 from mdm_lightning.evaluation.generation.python_parses import PythonParses
-from mdm_lightning.evaluation.generation.quality import Generation, judge_rows
-from mdm_lightning.evaluation.generation.scorers import NgramJudge, NoJudge, Scores
+from mdm_lightning.evaluation.generation.quality import Generation, scorer_rows
+from mdm_lightning.evaluation.generation.scorers import NgramScorer, NoScorer, Scores
 from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import Binomial, EntropyBounded, LargestRemainder
@@ -36,16 +37,16 @@ TIMED = {"tokens_per_second"}
 
 
 def rows_of(subject: Subject, **options) -> list[Row]:
-    return list(Generation(ONE_AT_A_TIME, NgramJudge(order=3), **{"sequences": 10, **options})(subject))
+    return list(Generation(ONE_AT_A_TIME, NgramScorer(order=3), **{"sequences": 10, **options})(subject))
 
 
 @pytest.fixture
 def subject() -> Subject:
-    return text_subject(TRAIN, NEW, law=[TRAIN[0], NEW[1]])
+    return text_subject(TRAIN, NEW, distribution=[TRAIN[0], NEW[1]])
 
 
 def test_samples_are_measured_as_what_they_are(subject):
-    """The denoiser's law is two texts; one of them is in the training data."""
+    """The denoiser's distribution is two texts; one of them is in the training data."""
     rows = by_metric(rows_of(subject, sequences=40), "generated")
     tokens = generate(subject, ONE_AT_A_TIME, 40, 64).tokens
     texts = [subject.tokenizer.decode(row) for row in tokens]
@@ -55,7 +56,7 @@ def test_samples_are_measured_as_what_they_are(subject):
     assert rows["distinct_1"].value == pytest.approx(known * len(set(TRAIN[0])) / 24 + (1 - known))
     assert rows["forward_passes"].value == 24
     model = KneserNey.fit(subject.data.train.stream.astype(np.int64), subject.tokenizer.vocab_size, 3)
-    assert rows["judge_nats_per_token"].value == pytest.approx(model.nats(tokens.numpy()).mean())
+    assert rows["scorer_nats_per_token"].value == pytest.approx(model.nats(tokens.numpy()).mean())
     for name, values in diversity(tokens.numpy()).items():
         assert rows[name].value == pytest.approx(values.mean())
 
@@ -68,7 +69,7 @@ def test_held_out_text_is_measured_alike(subject):
     assert rows["duplicates"].n == 2
     tokens = subject.data.validation.__getitems__([0, 1])["tokens"].numpy()
     model = KneserNey.fit(subject.data.train.stream.astype(np.int64), subject.tokenizer.vocab_size, 3)
-    assert rows["judge_nats_per_token"].value == pytest.approx(model.nats(tokens).mean())
+    assert rows["scorer_nats_per_token"].value == pytest.approx(model.nats(tokens).mean())
     for name, values in diversity(tokens).items():
         assert rows[name].value == pytest.approx(values.mean())
     assert not by_metric(rows_of(subject, reference=False), "validation")
@@ -85,34 +86,34 @@ def test_rows_say_how_sure_they_are(subject):
 
 def test_perplexity_is_that_of_the_average(subject):
     rows = by_metric(rows_of(subject), "generated")
-    nats, perplexity = rows["judge_nats_per_token"], rows["judge_perplexity"]
+    nats, perplexity = rows["scorer_nats_per_token"], rows["scorer_perplexity"]
     assert perplexity.value == pytest.approx(math.exp(nats.value))
     assert perplexity.stderr == pytest.approx(perplexity.value * nats.stderr)
     assert nats.better == perplexity.better == "lower"
-    assert nats.settings["judge"] == NgramJudge(order=3).protocol
+    assert nats.settings["scorer"] == NgramScorer(order=3).protocol
 
 
 def test_the_average_over_texts_of_unequal_length():
     rng = np.random.default_rng(0)
     counted = rng.integers(1, 100, size=400)
     nats = counted * rng.gamma(4, size=400)
-    row, _ = judge_rows(Scores(nats, counted), {})
+    row, _ = scorer_rows(Scores(nats, counted), {})
     assert row.value == pytest.approx(nats.sum() / counted.sum(), rel=1e-12)
     assert np.mean(row.scores) == pytest.approx(row.value, rel=1e-12)
     drawn = rng.integers(400, size=(4000, 400))
     bootstrap = (nats[drawn].sum(1) / counted[drawn].sum(1)).std()
     assert row.stderr == pytest.approx(bootstrap, rel=0.1)
-    equal, _ = judge_rows(Scores(nats, np.full(400, 50)), {})
+    equal, _ = scorer_rows(Scores(nats, np.full(400, 50)), {})
     np.testing.assert_allclose(equal.scores, nats / 50)
 
 
 def test_texts_without_tokens_to_score():
     """A text of one token counts for nothing, and all of them together for no row."""
-    row, _ = judge_rows(Scores(np.array([0.0, 6.0]), np.array([0, 3])), {})
+    row, _ = scorer_rows(Scores(np.array([0.0, 6.0]), np.array([0, 3])), {})
     assert row.value == pytest.approx(2)
     subject = text_subject(TRAIN, NEW)
-    rows = Generation(ONE_AT_A_TIME, NoJudge(), sequences=2)(subject)
-    assert not [row for row in rows if "judge" in row.metric]
+    rows = Generation(ONE_AT_A_TIME, NoScorer(), sequences=2)(subject)
+    assert not [row for row in rows if "scorer" in row.metric]
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5])
@@ -134,7 +135,7 @@ def test_texts_are_shown(subject):
 
 
 def test_only_for_text(subject):
-    for evaluation in (Generation(ONE_AT_A_TIME, NgramJudge()), PythonParses(ONE_AT_A_TIME)):
+    for evaluation in (Generation(ONE_AT_A_TIME, NgramScorer()), PythonParses(ONE_AT_A_TIME)):
         with pytest.raises(NotApplicable, match="evaluation=task"):
             next(iter(evaluation(replace(subject, prompted=True))))
 
@@ -142,13 +143,13 @@ def test_only_for_text(subject):
 @pytest.mark.parametrize("options", [{"sequences": 0}, {"batch_size": 0}, {"show": -1}])
 def test_bad_arguments(options):
     with pytest.raises(ValueError, match="must be at least"):
-        Generation(ONE_AT_A_TIME, NoJudge(), **options)
+        Generation(ONE_AT_A_TIME, NoScorer(), **options)
 
 
 def test_parsing_counts_samples():
     """Of the three texts one does not parse, whole lines are what counts, and one has no code."""
     good, bad, empty = "x\nif a:\n    b\nq(", "x\nif a:\nb\n    q(", "#\n# comment\n#\n# "
-    subject = text_subject([good], [good, bad, empty, good], law=[good, bad])
+    subject = text_subject([good], [good, bad, empty, good], distribution=[good, bad])
     generated, held_out = PythonParses(ONE_AT_A_TIME, sequences=40)(subject)
     tokens = generate(subject, ONE_AT_A_TIME, 40, 64).tokens
     expected = [subject.tokenizer.decode(row) == good for row in tokens]
@@ -190,7 +191,7 @@ def evaluate(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
     if size > 1:
         torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    toy = text_subject(TRAIN, NEW, law=[TRAIN[0], NEW[1]])
+    toy = text_subject(TRAIN, NEW, distribution=[TRAIN[0], NEW[1]])
     rows = rows_of(replace(toy, processes=Processes(rank, size)), batch_size=3)
     torch.save([tuple(row) for row in untimed(rows)], f"{folder}/{size}-{rank}.pt")
 
@@ -241,8 +242,8 @@ def test_different_samplers_are_described_differently():
 
 
 @dataclass(frozen=True)
-class BrokenJudge:
-    protocol = "a broken judge"
+class BrokenScorer:
+    protocol = "a broken scorer"
 
     def prepare(self, subject: Subject):
         def score(tokens, texts) -> Scores:
@@ -252,6 +253,6 @@ class BrokenJudge:
         return score
 
 
-def test_a_judge_without_a_finite_score_is_named(subject):
-    with pytest.raises(UserError, match=r"a broken judge.* no finite score for text 0"):
-        list(Generation(ONE_AT_A_TIME, BrokenJudge(), sequences=10)(subject))
+def test_a_scorer_without_a_finite_score_is_named(subject):
+    with pytest.raises(UserError, match=r"a broken scorer.* no finite score for text 0"):
+        list(Generation(ONE_AT_A_TIME, BrokenScorer(), sequences=10)(subject))

@@ -36,9 +36,9 @@ def no_data():
     raise AssertionError("requests need no data")
 
 
-def subject(*law: str, seed: int = 0) -> Subject:
-    """The exact denoiser of the uniform law on some texts of one length; "$" stands for EOS."""
-    ids = [TOKENIZER.encode(text.replace("$", "<|endoftext|>"), special=True) for text in law]
+def subject(*distribution: str, seed: int = 0) -> Subject:
+    """The exact denoiser of the uniform distribution on some texts of one length; "$" stands for EOS."""
+    ids = [TOKENIZER.encode(text.replace("$", "<|endoftext|>"), special=True) for text in distribution]
     denoiser = ExactDenoiser(ids, vocab_size=TOKENIZER.vocab_size)
     return Subject(denoiser, TOKENIZER, denoiser.length, no_data, seed=seed)
 
@@ -90,31 +90,31 @@ def test_long_prompts_lose_their_beginning_and_are_counted():
 
 def test_noise_is_that_of_the_request():
     """In whatever company; equal requests differ among themselves, for a task may want several answers."""
-    law = [f"a{x}{y}{z}" for x in "abcd" for y in "abcd" for z in "abcd"]
-    alone = generate(subject(*law), "a")
-    assert generate(subject(*law), "a", batch_size=1) == alone
-    assert generate(subject(*law), "b", "a", "a")[1] == alone[0]
-    repeated = generate(subject(*law), *["a"] * 12)
+    distribution = [f"a{x}{y}{z}" for x in "abcd" for y in "abcd" for z in "abcd"]
+    alone = generate(subject(*distribution), "a")
+    assert generate(subject(*distribution), "a", batch_size=1) == alone
+    assert generate(subject(*distribution), "b", "a", "a")[1] == alone[0]
+    repeated = generate(subject(*distribution), *["a"] * 12)
     assert repeated[0] == alone[0]
     assert len(set(repeated)) > 4
     assert (
         generate(
             subject(
-                *law,
+                *distribution,
             ),
             *["a"] * 12,
         )
         == repeated
     )
-    assert generate(subject(*law, seed=1), *["a"] * 12) != repeated
+    assert generate(subject(*distribution, seed=1), *["a"] * 12) != repeated
 
 
 def likelihoods(on: Subject, *pairs: tuple[str, str], **options) -> list[tuple[float, bool]]:
     return model(on, greedy_tasks={"task"}, **options).loglikelihood(ask("loglikelihood", *pairs))
 
 
-def test_likelihoods_are_those_of_the_law():
-    """Of whole texts and of parts given parts; greedy is what the law makes most probable."""
+def test_likelihoods_are_those_of_the_distribution():
+    """Of whole texts and of parts given parts; greedy is what the distribution makes most probable."""
     on = subject("abxy", "abxx", "abxx", "bayx")
     pairs = [("", "abxy"), ("ab", "xy"), ("abx", "x"), ("a", "bxx"), ("b", "ayx")]
     found = likelihoods(on, *pairs)
@@ -191,7 +191,7 @@ def test_nothing_asked_is_certain():
 
 
 def test_texts_are_scored_in_pieces_that_fit():
-    """Of pieces the law knows nothing; their bounds add up, and are counted as cut."""
+    """Of pieces the distribution knows nothing; their bounds add up, and are counted as cut."""
     lm = model(subject("abxy", "bayx"))
     whole, cut = lm.loglikelihood_rolling(ask("loglikelihood_rolling", ("abxy",), ("abxyabxy",)))
     assert whole == pytest.approx(math.log(1 / 2), abs=1e-5)

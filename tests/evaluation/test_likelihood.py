@@ -1,4 +1,4 @@
-"""Likelihood against laws whose NELBO is known: for an exact denoiser it is -log p(x)."""
+"""Likelihood against distributions whose NELBO is known: for an exact denoiser it is -log p(x)."""
 
 import dataclasses
 import math
@@ -23,14 +23,15 @@ from tests.sampling.toys import FLAWS, Broken
 from .corpora import Rows, text_subject
 
 LAW = {"abca": 8, "abcc": 4, "bcab": 2, "ccaa": 1, "cbab": 1}
-"""Sixteenths: validation holds each text as often as the law demands, so that its mean is the law's."""
+"""Sixteenths: validation holds each text as often as the distribution demands, so that its mean is the
+distribution's."""
 BETA = BetaSchedule(0.9, 0.3)
 COUNT = CountMasking(StratifiedTimes())
 CONTINUOUS = IndependentMasking(BETA, StratifiedTimes())
 
 
-def law_subject(copies: int = 20, seed: int = 3) -> Subject:
-    """Validation texts in the law's proportions, and the law's exact denoiser."""
+def distribution_subject(copies: int = 20, seed: int = 3) -> Subject:
+    """Validation texts in the distribution's proportions, and the distribution's exact denoiser."""
     texts = [text for text, weight in LAW.items() for _ in range(weight * copies)]
     subject = text_subject(texts, texts)
     ids = subject.tokenizer.encode_batch(list(LAW))
@@ -53,7 +54,7 @@ def exact(subject: Subject) -> np.ndarray:
 def test_the_nelbo_of_an_exact_denoiser_is_the_negative_log_likelihood(masking):
     """Of each text, whatever the order of its tokens: five standard errors of the Monte-Carlo noise, and the mean over
     texts exactly that of their own log-likelihoods; by chance once in 1e6."""
-    subject = law_subject()
+    subject = distribution_subject()
     row = measure(masking, subject, draws=4)["nelbo_nats_per_token"]
     noise = 4 * np.array(row.scores) - exact(subject)
     assert abs(noise.mean()) < 5 * noise.std(ddof=1) / math.sqrt(row.n)
@@ -65,11 +66,11 @@ def test_the_nelbo_of_an_exact_denoiser_is_the_negative_log_likelihood(masking):
 @pytest.mark.parametrize("schedule", [LinearSchedule(), BETA])
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_the_k_step_nelbo_is_what_the_profile_says(schedule, steps):
-    """The law's mean, five standard errors; by chance once in 1e6. With one step there is nothing to draw."""
-    subject = law_subject()
+    """The distribution's mean, five standard errors; by chance once in 1e6. With one step there is nothing to draw."""
+    subject = distribution_subject()
     row = measure(StepMasking(schedule, StratifiedTimes(), steps), subject, draws=4)["nelbo_nats_per_token"]
     ids = subject.tokenizer.encode_batch(list(LAW))
-    expected = LossProfile.from_law(ids, [w / 16 for w in LAW.values()]).nelbo(schedule, steps).value / 4
+    expected = LossProfile.from_distribution(ids, [w / 16 for w in LAW.values()]).nelbo(schedule, steps).value / 4
     tolerance = 1e-6 if steps == 1 else 5 * (row.stderr or 0)
     assert abs(row.value - expected) < tolerance
     assert row.settings["estimator"] == f"{steps}-step NELBO, {schedule}"
@@ -81,7 +82,9 @@ def test_draws_reduce_the_monte_carlo_error():
     variances = []
     for draws in (1, 8):
         values = [
-            measure(CountMasking(UniformTimes()), law_subject(1, seed), draws=draws)["nelbo_nats_per_token"].value
+            measure(CountMasking(UniformTimes()), distribution_subject(1, seed), draws=draws)[
+                "nelbo_nats_per_token"
+            ].value
             for seed in range(40)
         ]
         variances.append(np.var(values, ddof=1))
@@ -92,7 +95,7 @@ def test_draws_reduce_the_monte_carlo_error():
 @pytest.mark.parametrize("draws", [1, 3])
 def test_without_knowledge_every_token_costs_log_d(batch_size, draws):
     """Neither the batch size nor the draws matter then: count-based estimates have nothing left to chance."""
-    subject = law_subject(1)
+    subject = distribution_subject(1)
     subject = dataclasses.replace(subject, denoiser=uniform_denoiser(4, subject.tokenizer.vocab_size))
     rows = measure(COUNT, subject, draws=draws, batch_size=batch_size)
     row = rows["nelbo_nats_per_token"]
@@ -103,7 +106,7 @@ def test_without_knowledge_every_token_costs_log_d(batch_size, draws):
 
 def test_another_batch_size_is_another_estimate_of_the_same():
     """It deals out other masks. What stays are the sequences: paired differences average to nothing."""
-    subject = law_subject()
+    subject = distribution_subject()
     one, other = (
         np.array(measure(COUNT, subject, batch_size=size, draws=2)["nelbo_nats_per_token"].scores) for size in (64, 17)
     )
@@ -113,7 +116,7 @@ def test_another_batch_size_is_another_estimate_of_the_same():
 
 
 def test_units():
-    subject = law_subject(2)
+    subject = distribution_subject(2)
     data = dataclasses.replace(subject.data, bytes_per_position=2.5)
     subject = dataclasses.replace(subject, prepare=lambda: data)
     rows = measure(COUNT, subject)
@@ -139,7 +142,7 @@ class Prompted(Rows):
 
 def test_sequences_of_unequal_lengths_count_by_their_positions():
     """All nats over all positions, not a mean of means; the error is that of a ratio (delta method)."""
-    subject = law_subject(1)
+    subject = distribution_subject(1)
     data = dataclasses.replace(subject.data, validation=Prompted(subject.data.validation.stream.reshape(-1, 4)))
     subject = dataclasses.replace(subject, prepare=lambda: data)
     row = measure(COUNT, subject, draws=2)["nelbo_nats_per_token"]
@@ -166,11 +169,11 @@ def test_what_an_answer_costs_does_not_depend_on_the_fill(masking):
     for length in (5, 60):
         subject = text_subject(["qab"], ["qab"])
         tokenizer = subject.tokenizer
-        law = [tokenizer.encode("q" + x + y) + [tokenizer.eos_id] * (length - 3) for x in "ab" for y in "ab"]
+        distribution = [tokenizer.encode("q" + x + y) + [tokenizer.eos_id] * (length - 3) for x in "ab" for y in "ab"]
         data = dataclasses.replace(
-            subject.data, validation=Answers(np.array(law * 100)), length=length, answer_end=tokenizer.eos_id
+            subject.data, validation=Answers(np.array(distribution * 100)), length=length, answer_end=tokenizer.eos_id
         )
-        denoiser = ExactDenoiser(law, vocab_size=tokenizer.vocab_size)
+        denoiser = ExactDenoiser(distribution, vocab_size=tokenizer.vocab_size)
         subject = dataclasses.replace(subject, denoiser=denoiser, length=length, prepare=lambda data=data: data)
         rows = measure(masking, subject, draws=4)
         whole, ended = rows["nelbo_nats_per_token"], rows["nelbo_nats_per_token_to_first_eos"]
@@ -182,7 +185,7 @@ def test_what_an_answer_costs_does_not_depend_on_the_fill(masking):
 
 
 def test_bits_per_byte_that_are_left_out_are_named():
-    subject = law_subject(1)
+    subject = distribution_subject(1)
     data = dataclasses.replace(subject.data, bytes_per_position=None, changed_text=0.25)
     rows = measure(COUNT, dataclasses.replace(subject, prepare=lambda: data))
     assert "bits_per_byte" not in rows
@@ -193,7 +196,7 @@ def test_bits_per_byte_that_are_left_out_are_named():
 
 def test_a_window_of_the_validation_sequences():
     """Sequences from ``first`` on, as many as wanted and there are."""
-    subject = law_subject(1)
+    subject = distribution_subject(1)
     for first, wanted, expected in ((0, 5, 5), (10, None, 6), (14, 5, 2)):
         subject.first = first
         assert measure(COUNT, subject, **({} if wanted is None else {"sequences": wanted}))["perplexity"].n == expected
@@ -209,7 +212,7 @@ def test_a_window_of_the_validation_sequences():
 
 
 def test_a_single_sequence_has_no_standard_error():
-    assert math.isnan(measure(COUNT, law_subject(1), sequences=1)["nelbo_nats_per_token"].stderr or 0)
+    assert math.isnan(measure(COUNT, distribution_subject(1), sequences=1)["nelbo_nats_per_token"].stderr or 0)
 
 
 @pytest.mark.parametrize("name", ["draws", "batch_size", "sequences"])
@@ -231,7 +234,7 @@ def test_numbers_must_be_positive(name):
 )
 def test_logits_that_are_no_distribution_stop_it(flaw, evaluation):
     """One line with the place, and no number. The flaw shows wherever the last position of "ccaa" is masked."""
-    subject = law_subject()
+    subject = distribution_subject()
     c = subject.tokenizer.encode("c")[0]
     texts = [subject.tokenizer.decode(row) for row in subject.data.validation.stream.reshape(-1, 4)]
     subject.denoiser = Broken(subject.denoiser, flaw, position=3, beginning=c)
@@ -242,7 +245,7 @@ def test_logits_that_are_no_distribution_stop_it(flaw, evaluation):
 
 
 def test_a_token_of_probability_zero_has_no_likelihood():
-    subject = law_subject()
+    subject = distribution_subject()
     subject.denoiser = ExactDenoiser([[0, 1, 2, 0]], vocab_size=subject.tokenizer.vocab_size)
     with pytest.raises(UserError, match=r"the token at position \d of validation sequence \d+ .* probability zero"):
         list(Likelihood(COUNT)(subject))

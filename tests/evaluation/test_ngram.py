@@ -1,4 +1,4 @@
-"""The n-gram model against a plain recursion over dictionaries, and against a law that it can learn."""
+"""The n-gram model against a plain recursion over dictionaries, and against a distribution that it can learn."""
 
 import math
 from collections import Counter

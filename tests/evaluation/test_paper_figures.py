@@ -10,7 +10,7 @@ from mdm_lightning.data.tasks.toy import balanced, extremes
 from mdm_lightning.diffusion.schedule import BetaSchedule
 from mdm_lightning.diffusion.theory.energy import beta_energy
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.paper.exact_law import ExactSampler, divergence, total_variation
+from mdm_lightning.evaluation.paper.exact_distribution import ExactSampler, divergence, total_variation
 from mdm_lightning.evaluation.paper.figures import (
     beta_curves,
     energy_landscapes,
@@ -74,9 +74,9 @@ def test_toy_landscapes(count, tmp_path):
     alphas, betas = [0.3, 0.5, 0.9], [0.3, 0.9]
     samplers = {"extremes": ExactSampler(extremes()), "balanced": ExactSampler(balanced())}
     toys = {name: toy_landscape(sampler, alphas, betas, 3, count) for name, sampler in samplers.items()}
-    law = samplers["balanced"].law(BetaSchedule(0.9, 0.3), 3, count or Binomial())
-    assert toys["balanced"].variation[0, 2] == total_variation(samplers["balanced"].target, law)
-    assert toys["balanced"].divergence[0, 2] == divergence(samplers["balanced"].target, law)
+    distribution = samplers["balanced"].distribution(BetaSchedule(0.9, 0.3), 3, count or Binomial())
+    assert toys["balanced"].variation[0, 2] == total_variation(samplers["balanced"].target, distribution)
+    assert toys["balanced"].divergence[0, 2] == divergence(samplers["balanced"].target, distribution)
     figure = toy_landscapes(toys)
     panels = [axes for axes in figure.axes if axes.get_title()]
     shown = [values for toy in toys.values() for values in (toy.variation, toy.divergence)]

@@ -15,7 +15,7 @@ from mdm_lightning.diffusion.masking import IndependentMasking
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.diffusion.timesteps import StratifiedTimes
 from mdm_lightning.evaluation import processes as module
-from mdm_lightning.evaluation.generation.samples import Samples
+from mdm_lightning.evaluation.generation.samples import SampleTexts
 from mdm_lightning.evaluation.likelihood.corpus import Likelihood
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.evaluation.processes import PeerFailed, Processes
@@ -133,7 +133,11 @@ def evaluations(processes: Processes) -> list[Any]:
     subject = text_subject(texts, texts)
     subject.processes = processes
     masking = IndependentMasking(LinearSchedule(), StratifiedTimes())
-    chosen = [Likelihood(masking, draws=2, batch_size=2), Profile(batch_size=3), Samples(ONE_AT_A_TIME, batch_size=1)]
+    chosen = [
+        Likelihood(masking, draws=2, batch_size=2),
+        Profile(batch_size=3),
+        SampleTexts(ONE_AT_A_TIME, batch_size=1),
+    ]
     rows = [row for evaluation in chosen for row in evaluation(subject) if row.metric != "tokens_per_second"]
     return [rows, subject.outputs.texts]
 

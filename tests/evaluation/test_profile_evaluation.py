@@ -1,4 +1,4 @@
-"""Measuring the loss profile: against the profile that a law is known to have."""
+"""Measuring the loss profile: against the profile that a distribution is known to have."""
 
 import dataclasses
 import itertools
@@ -17,7 +17,7 @@ from mdm_lightning.evaluation.base import NotApplicable, Subject
 from mdm_lightning.evaluation.likelihood.profile import Profile, revealed_counts
 
 from .corpora import Rows, Shown, text_subject
-from .test_likelihood import LAW, Prompted, law_subject
+from .test_likelihood import LAW, Prompted, distribution_subject
 
 
 class Kept(Shown):
@@ -37,12 +37,12 @@ class Kept(Shown):
 
 
 def exact_profile(subject: Subject) -> LossProfile:
-    return LossProfile.from_law(subject.tokenizer.encode_batch(list(LAW)), [w / 16 for w in LAW.values()])
+    return LossProfile.from_distribution(subject.tokenizer.encode_batch(list(LAW)), [w / 16 for w in LAW.values()])
 
 
-def test_the_measured_profile_is_the_laws():
+def test_the_measured_profile_is_the_distributions():
     """Within five standard errors at every knot, by chance once in 1e6; without any context nothing is random."""
-    subject = law_subject()
+    subject = distribution_subject()
     measured, sequences = Profile(sequences=None).measure(subject)
     expected = exact_profile(subject)
     assert sequences == 320
@@ -58,16 +58,16 @@ def test_predictions_have_the_error_they_claim(steps):
     claimed variance. Their mean is one or less (less, because the texts are in exact proportion), and for normal errors
     exceeds 1.8 with probability below 1e-4; errors that are too small by half would make it four."""
     schedule = LinearSchedule()
-    truth = exact_profile(law_subject(1)).gap(schedule, steps).value
+    truth = exact_profile(distribution_subject(1)).gap(schedule, steps).value
     squares = []
     for seed in range(60):
-        estimate = Profile(sequences=None).measure(law_subject(4, seed))[0].gap(schedule, steps)
+        estimate = Profile(sequences=None).measure(distribution_subject(4, seed))[0].gap(schedule, steps)
         squares.append(((estimate.value - truth) / estimate.stderr) ** 2)
     assert np.mean(squares) < 1.8
 
 
 def test_rows_file_and_figure(tmp_path):
-    subject, outputs = law_subject(2), Kept()
+    subject, outputs = distribution_subject(2), Kept()
     subject.outputs = outputs
     subject.fingerprint = "abc"
     rows = list(Profile(sequences=20, batch_size=8)(subject))
@@ -102,7 +102,7 @@ def test_prompts_are_not_measured():
             batch["maskable"] = (torch.arange(4) == 3).expand(len(indices), 4)
             return batch
 
-    subject = law_subject(4)
+    subject = distribution_subject(4)
     data = dataclasses.replace(subject.data, validation=LastOnly(subject.data.validation.stream.reshape(-1, 4)))
     subject = dataclasses.replace(subject, prepare=lambda: data)
     measured, _ = Profile(sequences=None).measure(subject)
@@ -113,14 +113,14 @@ def test_prompts_are_not_measured():
 
 
 def test_sequences_of_unequal_lengths_have_no_common_profile():
-    subject = law_subject(1)
+    subject = distribution_subject(1)
     data = dataclasses.replace(subject.data, validation=Prompted(subject.data.validation.stream.reshape(-1, 4)))
     with pytest.raises(NotApplicable, match="differ in length"):
         Profile().measure(dataclasses.replace(subject, prepare=lambda: data))
 
 
 def test_one_sequence_is_too_few():
-    subject = text_subject(["ab"], ["ab"], law=["ab", "ba"])
+    subject = text_subject(["ab"], ["ab"], distribution=["ab", "ba"])
     with pytest.raises(UserError, match="two validation sequences"):
         Profile().measure(subject)
 

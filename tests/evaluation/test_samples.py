@@ -1,4 +1,4 @@
-"""Text to read: what was given stays, what is between follows the law."""
+"""Text to read: what was given stays, what is between follows the distribution."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Subject
-from mdm_lightning.evaluation.generation.samples import Samples
+from mdm_lightning.evaluation.generation.samples import SampleTexts
 from tests.tokenizer_families import LOSSLESS
 
 from .corpora import ONE_AT_A_TIME, Shown, text_subject
@@ -29,12 +29,12 @@ class Kept(Shown):
 
 def shown(subject, **options) -> list[str]:
     subject.outputs = Kept()
-    rows = list(Samples(ONE_AT_A_TIME, **options)(subject))
+    rows = list(SampleTexts(ONE_AT_A_TIME, **options)(subject))
     assert [row.metric for row in rows] == ["forward_passes", "tokens_per_second"]
     return list(subject.outputs.texts.values())
 
 
-def test_without_a_prompt_samples_are_from_the_law():
+def test_without_a_prompt_samples_are_from_the_distribution():
     texts = shown(text_subject(LAW, LAW), sequences=40)
     assert len(texts) == 40
     assert set(texts) == set(LAW)
@@ -51,7 +51,7 @@ def test_without_a_prompt_samples_are_from_the_law():
     ],
 )
 def test_prompt_and_suffix_are_kept(prompt, suffix, possible):
-    """All completions that the law has for them come up among 30: one of two or four is missed once in 1e3."""
+    """All completions that the distribution has for them come up among 30: one of two or four is missed once in 1e3."""
     texts = shown(text_subject(LAW, LAW), prompt=prompt, suffix=suffix, sequences=30, batch_size=7)
     assert set(texts) == possible
 
@@ -66,9 +66,9 @@ CHAT = "{% for message in messages %}[{{ message['content'] }}]{% endfor %}{% if
 
 
 def test_a_chat_shows_what_was_said_and_the_answer():
-    """The template's text is given; the answer is what the law has after it."""
-    law = ["[b]acde<", "[b]aced<", "[d]acde<"]
-    subject = text_subject(law, law)
+    """The template's text is given; the answer is what the distribution has after it."""
+    distribution = ["[b]acde<", "[b]aced<", "[d]acde<"]
+    subject = text_subject(distribution, distribution)
     state = subject.tokenizer.state() | {"chat_template": CHAT}
     subject.tokenizer = Tokenizer.from_state(state)
     texts = shown(subject, prompt="b", chat=True, sequences=20)
@@ -92,8 +92,8 @@ def test_what_cannot_be_completed(options, words):
 
 @pytest.mark.parametrize("name", ["length", "sequences", "batch_size"])
 def test_numbers_must_be_positive(name):
-    with pytest.raises(ValueError, match=f"Samples: {name} must be at least 1"):
-        Samples(ONE_AT_A_TIME, **{name: 0})
+    with pytest.raises(ValueError, match=f"SampleTexts: {name} must be at least 1"):
+        SampleTexts(ONE_AT_A_TIME, **{name: 0})
 
 
 def test_the_trajectory_shows_what_was_given_and_when_the_rest_came():

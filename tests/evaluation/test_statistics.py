@@ -59,11 +59,11 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_bootstrap_intervals_cover_the_truth(law):
+@pytest.mark.parametrize("distribution", LAWS)
+def test_bootstrap_intervals_cover_the_truth(distribution):
     """1,000 experiments of 100 instances, with mean 0. If the true coverage is 95 %, the share is within 2.7 points
     with probability over 0.9999; a point is added below for what n = 100 costs a BCa interval of a skewed mean."""
-    differences = LAWS[law](np.random.default_rng(1), (1000, 100))
+    differences = LAWS[distribution](np.random.default_rng(1), (1000, 100))
     low, high = bootstrap_interval(differences, resamples=2000)
     covered = ((low <= 0) & (high >= 0)).mean()
     assert 0.95 - 0.037 < covered < 0.95 + 0.027

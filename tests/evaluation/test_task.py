@@ -36,14 +36,16 @@ class Problems(Rows):
         return batch
 
 
-def task_subject(law: dict[str, float], problems: int = 600) -> Subject:
-    """Problems a.. and b.. in turn; the denoiser knows the law of whole sequences."""
+def task_subject(distribution: dict[str, float], problems: int = 600) -> Subject:
+    """Problems a.. and b.. in turn; the denoiser knows the distribution of whole sequences."""
     texts = ["aaa", "bbb"] * (problems // 2)
-    subject = text_subject(texts, texts, law=list(law))
+    subject = text_subject(texts, texts, distribution=list(distribution))
     tokenizer = subject.tokenizer
-    denoiser = ExactDenoiser(tokenizer.encode_batch(list(law)), list(law.values()), tokenizer.vocab_size)
+    denoiser = ExactDenoiser(
+        tokenizer.encode_batch(list(distribution)), list(distribution.values()), tokenizer.vocab_size
+    )
     data = dataclasses.replace(subject.data, validation=Problems(subject.data.validation.stream.reshape(-1, 3)))
-    spell = {tokenizer.encode(c)[0]: c for c in "".join(law)}
+    spell = {tokenizer.encode(c)[0]: c for c in "".join(distribution)}
     return dataclasses.replace(subject, denoiser=denoiser, prepare=lambda: data, task=Doubling(spell), prompted=True)
 
 
@@ -61,7 +63,7 @@ def test_a_model_that_knows_solves_everything():
 
 def test_a_model_that_guesses_solves_as_many_as_it_should():
     """Half of the a-problems, a quarter of the b-problems, of which half are not even well-formed: within five standard
-    errors of the binomial law, by chance once in 1e6."""
+    errors of the binomial distribution, by chance once in 1e6."""
     rows = measure(task_subject({"aaa": 0.5, "aab": 0.5, "bbb": 0.25, "bab": 0.25, "b11": 0.5}), batch_size=100)
     n = 600
     for metric, parts in (("accuracy", (0.5, 0.25)), ("valid", (1.0, 0.5))):

@@ -119,27 +119,28 @@ def test_remasking_with_probability_zero_is_binomial():
 
 @pytest.mark.parametrize("count", [RemaskCapped(0.3), RemaskRescaled(0.6), RemaskRescaled(1.0)])
 def test_remasking_follows_its_markov_chain(count):
-    """The joint law of a position's states over four steps against ReMDM's transition probabilities, at level 1e-4."""
+    """The joint distribution of a position's states over four steps against ReMDM's transition probabilities, at level
+    1e-4."""
     schedule, steps, positions = PolynomialSchedule(1.5), 4, 40_000
     alpha = [float(schedule.alpha_t(k / steps)) for k in range(steps + 1)]
-    law = {(False,): 1.0}
+    distribution = {(False,): 1.0}
     for now, following in itertools.pairwise(alpha):
         largest = min(1.0, (1 - following) / now) if now > 0 else 1.0
         sigma = min(count.eta, largest) if isinstance(count, RemaskCapped) else count.eta * largest
         reveal = (following - (1 - sigma) * now) / (1 - now)
         longer = {}
-        for path, p in law.items():
+        for path, p in distribution.items():
             to_revealed = 1 - sigma if path[-1] else reveal
             longer[(*path, True)] = p * to_revealed
             longer[(*path, False)] = p * (1 - to_revealed)
-        law = longer
-        assert sum(p for path, p in law.items() if path[-1]) == pytest.approx(following)
+        distribution = longer
+        assert sum(p for path, p in distribution.items() if path[-1]) == pytest.approx(following)
     made = plan(count, schedule, [400] * (positions // 400), steps)
     revealed = torch.zeros(steps + 1, *made.reveal.shape[1:], dtype=torch.bool)
     for step in range(steps):
         changes = ((made.reveal == step) | (made.remask == step)).any(0)
         revealed[step + 1] = revealed[step] ^ changes
-    assert p_value([tuple(path) for path in revealed.flatten(1).T.tolist()], law) > 1e-4
+    assert p_value([tuple(path) for path in revealed.flatten(1).T.tolist()], distribution) > 1e-4
 
 
 def random_evidence(low: float, high: float) -> tuple[torch.Tensor, torch.Tensor]:

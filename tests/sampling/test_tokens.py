@@ -18,7 +18,7 @@ def grid(points: int) -> torch.Tensor:
     return (torch.arange(points, dtype=torch.float64) + 0.5) / points
 
 
-def induced_law(sampler: TokenSampler, logits: torch.Tensor, points: int = 20_000) -> torch.Tensor:
+def induced_distribution(sampler: TokenSampler, logits: torch.Tensor, points: int = 20_000) -> torch.Tensor:
     """Share of an even grid of quantiles that draws each token: the probabilities to within 1 / points."""
     tokens = sampler.draw(sampler.suppress(logits.expand(points, -1)), grid(points))
     return torch.bincount(tokens, minlength=logits.shape[-1]) / points
@@ -36,8 +36,8 @@ def test_draws_follow_the_probabilities():
     # Level 1e-4.
     logits = random_logits(1, 6).expand(20_000, -1)
     uniform = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    law = {(token,): p for token, p in enumerate(logits[0].softmax(0).tolist())}
-    assert p_value([(token,) for token in inverse_cdf(logits, uniform).tolist()], law) > 1e-4
+    distribution = {(token,): p for token, p in enumerate(logits[0].softmax(0).tolist())}
+    assert p_value([(token,) for token in inverse_cdf(logits, uniform).tolist()], distribution) > 1e-4
 
 
 @pytest.mark.parametrize("v", [0.0, 2**-53, 0.5, LAST])
@@ -59,8 +59,8 @@ def test_extreme_quantiles_stay_within_the_vocabulary(scale):
 
 def test_temperature_divides_the_logits():
     logits = random_logits(1, 6)
-    law = induced_law(TokenSampler(temperature=0.5), logits)
-    torch.testing.assert_close(law, (logits[0] / 0.5).softmax(0).float(), atol=2e-4, rtol=0)
+    distribution = induced_distribution(TokenSampler(temperature=0.5), logits)
+    torch.testing.assert_close(distribution, (logits[0] / 0.5).softmax(0).float(), atol=2e-4, rtol=0)
 
 
 def test_temperature_zero_takes_the_first_most_probable_token():
@@ -89,25 +89,25 @@ def plain_filter(logits: torch.Tensor, top_k: int | None, top_p: float | None) -
 def test_truncation_agrees_with_a_plain_implementation(top_k, top_p):
     for seed in range(5):
         logits = random_logits(1, 9, seed)
-        law = induced_law(TokenSampler(top_k=top_k, top_p=top_p), logits)
+        distribution = induced_distribution(TokenSampler(top_k=top_k, top_p=top_p), logits)
         expected = torch.tensor(plain_filter(logits[0], top_k, top_p))
-        torch.testing.assert_close(law, expected, atol=2e-4, rtol=0)
-        assert (law[expected == 0] == 0).all()
+        torch.testing.assert_close(distribution, expected, atol=2e-4, rtol=0)
+        assert (distribution[expected == 0] == 0).all()
 
 
 def test_tokens_that_tie_with_the_last_one_kept_are_kept():
     logits = torch.tensor([[1.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
-    assert (induced_law(TokenSampler(top_k=2), logits) > 0).tolist() == [True, False, True, True]
-    assert (induced_law(TokenSampler(top_p=0.1), logits) > 0).tolist() == [True, False, True, True]
+    assert (induced_distribution(TokenSampler(top_k=2), logits) > 0).tolist() == [True, False, True, True]
+    assert (induced_distribution(TokenSampler(top_p=0.1), logits) > 0).tolist() == [True, False, True, True]
 
 
 def test_banned_tokens_are_never_drawn_and_the_rest_renormalised():
     logits = random_logits(1, 6)
     original = logits.clone()
     banned = [int(logits.argmax()), 0]
-    law = induced_law(TokenSampler(banned=banned), logits)
+    distribution = induced_distribution(TokenSampler(banned=banned), logits)
     expected = logits[0].softmax(0).float().index_fill(0, torch.tensor(banned), 0)
-    torch.testing.assert_close(law, expected / expected.sum(), atol=2e-4, rtol=0)
+    torch.testing.assert_close(distribution, expected / expected.sum(), atol=2e-4, rtol=0)
     assert torch.equal(logits, original)
 
 

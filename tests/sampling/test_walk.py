@@ -1,4 +1,4 @@
-"""The sampler's own likelihood against enumeration of its output law, with denoisers that are not exact."""
+"""The sampler's own likelihood against enumeration of its output distribution, with denoisers that are not exact."""
 
 import itertools
 import math
@@ -28,7 +28,19 @@ from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
 from mdm_lightning.sampling.walk import Kind, kind_of_walk, walk
 
-from .toys import EXTREMES, Broken, Law, State, TinyDenoiser, as_states, conditionals, exact, noise, p_value, random_law
+from .toys import (
+    EXTREMES,
+    Broken,
+    Distribution,
+    State,
+    TinyDenoiser,
+    as_states,
+    conditionals,
+    exact,
+    noise,
+    p_value,
+    random_distribution,
+)
 
 LENGTH, TOKENS = 4, 3
 DENOISER = TinyDenoiser(TOKENS, LENGTH, seed=3)
@@ -49,7 +61,7 @@ def everything(start: State) -> torch.Tensor:
     return torch.tensor(list(itertools.product(*choices)))
 
 
-def likelihoods(sampler: Sampler, start: State, denoiser: Denoiser = DENOISER, **keywords) -> Law:
+def likelihoods(sampler: Sampler, start: State, denoiser: Denoiser = DENOISER, **keywords) -> Distribution:
     """exp(-cost) of all sequences, whose keys are those of one sequence."""
     sequences = everything(start)
     generated = (torch.tensor(start) == TOKENS).expand(len(sequences), -1)
@@ -59,12 +71,12 @@ def likelihoods(sampler: Sampler, start: State, denoiser: Denoiser = DENOISER, *
     return dict(zip(as_states(sequences), walked.cost.neg().exp().tolist(), strict=True))
 
 
-def paths(start: State, score: Score | None, counts: list[int]) -> Law:
-    """The output law of a value-blind policy by plain enumeration; without a score, from left to right."""
-    law = {start: 1.0}
+def paths(start: State, score: Score | None, counts: list[int]) -> Distribution:
+    """The output distribution of a value-blind policy by plain enumeration; without a score, from left to right."""
+    distribution = {start: 1.0}
     for count in counts:
-        following: Law = {}
-        for state, mass in law.items():
+        following: Distribution = {}
+        for state, mass in distribution.items():
             table = conditionals(DENOISER, [state])[state]
             masked = [i for i, x in enumerate(state) if x == TOKENS]
             ranked = masked if score is None else sorted(masked, key=lambda i: (-score(table[i]), i))
@@ -74,8 +86,8 @@ def paths(start: State, score: Score | None, counts: list[int]) -> Law:
                     reached[place] = token
                     p *= table[place][token]
                 following[tuple(reached)] = following.get(tuple(reached), 0) + p
-        law = following
-    return law
+        distribution = following
+    return distribution
 
 
 @pytest.mark.parametrize("start", [(3, 3, 3, 3), (3, 1, 3, 3)])
@@ -87,11 +99,11 @@ def paths(start: State, score: Score | None, counts: list[int]) -> Law:
 def test_value_blind_orders_are_exact(start, schedule, count, order, score):
     sampler = Sampler(schedule, count, order, steps=3)
     counts = count.counts(schedule, 3, start.count(TOKENS)).tolist()
-    law = paths(start, score, counts)
+    distribution = paths(start, score, counts)
     found = likelihoods(sampler, start)
     assert kind_of_walk(sampler) is Kind.EXACT
-    assert found.keys() == law.keys()
-    assert max(abs(found[x] - law[x]) for x in law) < 1e-10
+    assert found.keys() == distribution.keys()
+    assert max(abs(found[x] - distribution[x]) for x in distribution) < 1e-10
 
 
 def samplers() -> Iterator[Sampler]:
@@ -114,12 +126,12 @@ def samplers() -> Iterator[Sampler]:
 @pytest.mark.parametrize("sampler", samplers(), ids=str)
 def test_probabilities_sum_to_one_and_samples_follow_them(start, sampler):
     """Given the keys, where there are any. Each chi-square test at level 1e-4."""
-    law = likelihoods(sampler, start)
-    assert sum(law.values()) == pytest.approx(1, abs=1e-10)
+    distribution = likelihoods(sampler, start)
+    assert sum(distribution.values()) == pytest.approx(1, abs=1e-10)
     if kind_of_walk(sampler) is Kind.EXACT and sampler.tokens.temperature > 0:
         canvas = torch.tensor(start).repeat(4_000, 1)
         samples = as_states(sampler(DENOISER, canvas, noise(4_000, seed=1)).tokens)
-        assert p_value(samples, law) > 1e-4
+        assert p_value(samples, distribution) > 1e-4
 
 
 def test_at_temperature_zero_the_output_is_what_walks_greedily():
@@ -135,8 +147,8 @@ def test_at_temperature_zero_the_output_is_what_walks_greedily():
 
 def test_the_mean_over_keys_is_the_k_step_nelbo():
     """For an exact denoiser, within five standard errors of the profile's sum."""
-    target = random_law(3, 2, seed=8)
-    denoiser, profile = exact(target), LossProfile.from_law(list(target), list(target.values()))
+    target = random_distribution(3, 2, seed=8)
+    denoiser, profile = exact(target), LossProfile.from_distribution(list(target), list(target.values()))
     drawn = np.random.default_rng(0).choice(len(target), 20_000, p=list(target.values()))
     sequences = torch.tensor(list(target))[drawn]
     generated = torch.ones_like(sequences, dtype=torch.bool)
@@ -150,27 +162,27 @@ def test_the_mean_over_keys_is_the_k_step_nelbo():
         assert kind_of_walk(sampler) is Kind.KEYS
 
 
-def confident_paths(start: State, counts: list[int]) -> tuple[Law, Law]:
-    """For LLaDA's order at temperature 1, by enumeration of all draws: the output law, and for each sequence the
-    probability of the path on which its own most confident tokens are revealed."""
-    law, own = {start: 1.0}, {(start, x): 1.0 for x in as_states(everything(start))}
+def confident_paths(start: State, counts: list[int]) -> tuple[Distribution, Distribution]:
+    """For LLaDA's order at temperature 1, by enumeration of all draws: the output distribution, and for each sequence
+    the probability of the path on which its own most confident tokens are revealed."""
+    distribution, own = {start: 1.0}, {(start, x): 1.0 for x in as_states(everything(start))}
     for count in counts:
-        kernel: dict[State, Law] = {}
-        for state in {*law, *(state for state, _ in own)}:
+        kernel: dict[State, Distribution] = {}
+        for state in {*distribution, *(state for state, _ in own)}:
             table = conditionals(DENOISER, [state])[state]
             masked = [i for i, x in enumerate(state) if x == TOKENS]
-            reach: Law = {}
+            reach: Distribution = {}
             for tokens in itertools.product(range(TOKENS), repeat=len(masked)):
                 draw = dict(zip(masked, tokens, strict=True))
                 first = sorted(masked, key=lambda i: (-table[i][draw[i]], i))[:count]
                 reached = tuple(draw[i] if i in first else x for i, x in enumerate(state))
                 reach[reached] = reach.get(reached, 0) + math.prod(table[i][draw[i]] for i in masked)
             kernel[state] = reach
-        following: Law = {}
-        for state, mass in law.items():
+        following: Distribution = {}
+        for state, mass in distribution.items():
             for reached, p in kernel[state].items():
                 following[reached] = following.get(reached, 0) + mass * p
-        law, longer = following, {}
+        distribution, longer = following, {}
         for (state, x), mass in own.items():
             table = conditionals(DENOISER, [state])[state]
             masked = [i for i, y in enumerate(state) if y == TOKENS]
@@ -178,19 +190,19 @@ def confident_paths(start: State, counts: list[int]) -> tuple[Law, Law]:
             reached = tuple(x[i] if i in first else y for i, y in enumerate(state))
             longer[reached, x] = mass * kernel[state].get(reached, 0)
         own = longer
-    return law, {x: p for (_, x), p in own.items()}
+    return distribution, {x: p for (_, x), p in own.items()}
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_orders_that_read_drawn_tokens_have_a_bound(steps):
     sampler = Sampler(LinearSchedule(), LargestRemainder(), Confidence(), steps=steps)
     start = (TOKENS,) * LENGTH
-    law, own = confident_paths(start, sampler.count.counts(LinearSchedule(), steps, LENGTH).tolist())
+    distribution, own = confident_paths(start, sampler.count.counts(LinearSchedule(), steps, LENGTH).tolist())
     found = likelihoods(sampler, start)
     assert kind_of_walk(sampler) is Kind.DRAWS
     for x, p in found.items():
         assert p == pytest.approx(own[x], abs=1e-12)
-        assert p <= law[x] + 1e-12
+        assert p <= distribution[x] + 1e-12
     assert (sum(found.values()) < 1 - 1e-6) == (steps > 1)
 
 
@@ -198,8 +210,8 @@ def test_ties_rank_as_in_the_sampler():
     """All of a uniform denoiser's tokens are equally probable: the leftmost positions come first."""
     denoiser = exact(dict.fromkeys(itertools.product(range(TOKENS), repeat=LENGTH), 1 / TOKENS**LENGTH))
     sampler = Sampler(LinearSchedule(), Expected(), Confidence(), steps=2)
-    law = likelihoods(sampler, (TOKENS,) * LENGTH, denoiser)
-    assert law == pytest.approx(dict.fromkeys(law, TOKENS**-LENGTH))
+    distribution = likelihoods(sampler, (TOKENS,) * LENGTH, denoiser)
+    assert distribution == pytest.approx(dict.fromkeys(distribution, TOKENS**-LENGTH))
 
 
 def test_padding_and_batches_change_nothing():

@@ -1,4 +1,4 @@
-"""Laws small enough to enumerate, denoisers to look into, and plain implementations to compare with."""
+"""Distributions small enough to enumerate, denoisers to look into, and plain implementations to compare with."""
 
 import itertools
 import math
@@ -14,20 +14,20 @@ from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.sampling.noise import SequenceNoise
 
 State = tuple[int, ...]
-Law = dict[State, float]
+Distribution = dict[State, float]
 
 EXTREMES = [[0] * 5, [1] * 5]
 BALANCED = [list(x) for x in itertools.product((0, 1), repeat=5) if sum(x) in (2, 3)]
 
 
-def random_law(length: int, vocab_size: int, seed: int) -> Law:
-    """A law with full support and strong dependence between positions."""
+def random_distribution(length: int, vocab_size: int, seed: int) -> Distribution:
+    """A distribution with full support and strong dependence between positions."""
     states = list(itertools.product(range(vocab_size), repeat=length))
     return dict(zip(states, np.random.default_rng(seed).dirichlet(np.full(len(states), 0.5)).tolist(), strict=True))
 
 
-def exact(law: Law) -> ExactDenoiser:
-    return ExactDenoiser([list(state) for state in law], list(law.values()))
+def exact(distribution: Distribution) -> ExactDenoiser:
+    return ExactDenoiser([list(state) for state in distribution], list(distribution.values()))
 
 
 def masks(batch: int, length: int, denoiser: Denoiser) -> Tensor:
@@ -46,13 +46,13 @@ def conditionals(denoiser: Denoiser, states: Sequence[State]) -> dict[State, np.
     return dict(zip(states, logits.softmax(-1).numpy(), strict=True))
 
 
-def reverse_step(law: Law, denoiser: Denoiser, reveal: float, remask: float = 0.0) -> Law:
-    """The law after every masked position was revealed with probability ``reveal`` and every revealed one masked again
-    with probability ``remask``, all independently."""
+def reverse_step(distribution: Distribution, denoiser: Denoiser, reveal: float, remask: float = 0.0) -> Distribution:
+    """The distribution after every masked position was revealed with probability ``reveal`` and every revealed one
+    masked again with probability ``remask``, all independently."""
     mask = denoiser.mask_id
-    table = conditionals(denoiser, list(law))
-    following: Law = {}
-    for state, mass in law.items():
+    table = conditionals(denoiser, list(distribution))
+    following: Distribution = {}
+    for state, mass in distribution.items():
         choices = []
         for token, probability in zip(state, table[state], strict=True):
             if token != mask:
@@ -67,22 +67,22 @@ def reverse_step(law: Law, denoiser: Denoiser, reveal: float, remask: float = 0.
     return following
 
 
-def ancestral_law(start: State, denoiser: Denoiser, alphas: Sequence[float]) -> Law:
-    """Law of the state at the last grid point under the independent reverse step."""
-    law = {start: 1.0}
+def ancestral_distribution(start: State, denoiser: Denoiser, alphas: Sequence[float]) -> Distribution:
+    """Distribution of the state at the last grid point under the independent reverse step."""
+    distribution = {start: 1.0}
     for now, following in itertools.pairwise(alphas):
-        law = reverse_step(law, denoiser, (following - now) / (1 - now))
-    return law
+        distribution = reverse_step(distribution, denoiser, (following - now) / (1 - now))
+    return distribution
 
 
-def p_value(samples: Sequence[State], law: Mapping[State, float]) -> float:
-    """Chi-square test that the samples follow the law; states expected fewer than five times are pooled."""
+def p_value(samples: Sequence[State], distribution: Mapping[State, float]) -> float:
+    """Chi-square test that the samples follow the distribution; states expected fewer than five times are pooled."""
     counts: dict[State, int] = {}
     for sample in samples:
         counts[sample] = counts.get(sample, 0) + 1
-    if any(law.get(state, 0) == 0 for state in counts):
+    if any(distribution.get(state, 0) == 0 for state in counts):
         return 0.0
-    expected = {state: probability * len(samples) for state, probability in law.items()}
+    expected = {state: probability * len(samples) for state, probability in distribution.items()}
     common = [state for state, e in expected.items() if e >= 5]
     observed = np.array([counts.get(state, 0) for state in common], dtype=float)
     predicted = np.array([expected[state] for state in common])

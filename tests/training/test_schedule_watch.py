@@ -1,4 +1,4 @@
-"""The K-step NELBO while training: equal to what enumeration says, for the exact denoiser of a law."""
+"""The K-step NELBO while training: equal to what enumeration says, for the exact denoiser of a distribution."""
 
 import logging
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from mdm_lightning.data.tasks.toy import Balanced, Extremes, LawSource
+from mdm_lightning.data.tasks.toy import Balanced, DistributionSource, Extremes
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.masking import CountMasking
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
@@ -33,12 +33,12 @@ class Recorder(CSVLogger):
         self.values |= dict(metrics)
 
 
-def validate(source: LawSource, folder: Path) -> tuple[dict[str, float], MaskedDiffusion]:
-    """What a validation of the law's exact denoiser logs."""
+def validate(source: DistributionSource, folder: Path) -> tuple[dict[str, float], MaskedDiffusion]:
+    """What a validation of the distribution's exact denoiser logs."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    law, masking, recorder = source.law, CountMasking(StratifiedTimes()), Recorder(folder)
+    distribution, masking, recorder = source.distribution, CountMasking(StratifiedTimes()), Recorder(folder)
     data = source.prepare(None, folder)
-    denoiser = ExactDenoiser(law.sequences, law.probabilities, law.vocab_size)
+    denoiser = ExactDenoiser(distribution.sequences, distribution.probabilities, distribution.vocab_size)
     module = MaskedDiffusion(denoiser, AdamW(), Constant(0))
     trainer = Trainer(
         accelerator="cpu",
@@ -60,7 +60,7 @@ def test_predictions_of_an_exact_denoiser(kind, tmp_path):
     """Within five standard errors of the profile that enumeration gives: wrong with probability below 1e-5."""
     source = kind(length=6, train=1, validation=3000, seed=0)
     logged, module = validate(source, tmp_path)
-    exact = LossProfile.from_law(source.law.sequences, source.law.probabilities)
+    exact = LossProfile.from_distribution(source.distribution.sequences, source.distribution.probabilities)
     fitted = running_profile(module.val_counts.compute())
     for steps in STEPS:
         for name, schedule in SCHEDULES.items():

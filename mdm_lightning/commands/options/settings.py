@@ -184,7 +184,7 @@ class MeasuringCommand(Common):
     """
 
     estimator: Component
-    judge: Component
+    scorer: Component
     evaluation: Evaluating
     prompt: str | None
     suffix: str | None

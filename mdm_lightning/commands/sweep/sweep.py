@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 Main = Callable[[], object]
 
 # What all cells of a folder must agree on, where no axis changes it. Schedules and step budgets are the cells' own.
-AGREED = ("evaluation", "judge", "estimator", "data", "seed", "prompt", "suffix", "count", "order", "tokens")
+AGREED = ("evaluation", "scorer", "estimator", "data", "seed", "prompt", "suffix", "count", "order", "tokens")
 
 # Of a sampler, what has a group or an axis of its own.
 OF_THEIR_OWN = {"schedule", "count", "order", "tokens", "steps"}
@@ -154,7 +154,7 @@ def _run(plan: SweepPlan, config: DictConfig, origin: Origin, main: Main, proces
     in_this_process = "BasicLauncher" in config.hydra.launcher._target_
     if in_this_process:
         subject = sweep_subject(config)
-        if not any(axis.key_or_group.startswith(("evaluation", "judge")) for axis in plan.axes):
+        if not any(axis.key_or_group.startswith(("evaluation", "scorer")) for axis in plan.axes):
             with processes.together(explain):  # and so does what cannot be had
                 suited = prepare_evaluations(evaluations.values(), subject)
                 refuse_metric(suited, config.sweep.metric)

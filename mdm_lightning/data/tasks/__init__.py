@@ -1,1 +1,1 @@
-"""Problems with responses that are checked by rule, and laws small enough to enumerate."""
+"""Problems with responses that are checked by rule, and distributions small enough to enumerate."""

@@ -1,4 +1,5 @@
-"""Laws small enough to enumerate, and data drawn from them: the paper's two toys, and any law given as a table."""
+"""Distributions small enough to enumerate, and data drawn from them: the paper's two toys, and any distribution given
+as a table."""
 
 import itertools
 import json
@@ -27,8 +28,8 @@ _SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True)
-class Law:
-    """A law over sequences of equal length, as a table.
+class Distribution:
+    """A distribution over sequences of equal length, as a table.
 
     Args:
         sequences: the sequences of positive probability, each once.
@@ -37,13 +38,13 @@ class Law:
         name: what reports call it.
 
     Raises:
-        ValueError: the arguments do not describe a law.
+        ValueError: the arguments do not describe a distribution.
     """
 
     sequences: Sequence[Sequence[int]]
     probabilities: Sequence[float]
     vocab_size: int
-    name: str = "law"
+    name: str = "distribution"
 
     def __post_init__(self) -> None:
         rows = tuple(tuple(sequence) for sequence in self.sequences)
@@ -68,25 +69,27 @@ class Law:
         return len(self.sequences[0])
 
     @classmethod
-    def uniform(cls, sequences: Sequence[Sequence[int]], vocab_size: int, name: str = "law") -> "Law":
+    def uniform(cls, sequences: Sequence[Sequence[int]], vocab_size: int, name: str = "distribution") -> "Distribution":
         """Equal probabilities."""
         return cls(sequences, [1 / len(sequences)] * len(sequences), vocab_size, name)
 
     @classmethod
-    def from_json(cls, path: str | Path) -> "Law":
+    def from_json(cls, path: str | Path) -> "Distribution":
         """Reads a table of the form ``{"sequences": ["aab", "bba"], "probabilities": [0.25, 0.75]}``.
 
         A sequence is a list of token ids or a string, whose characters become tokens in their order in Unicode. Without
         "probabilities" all are equal; "vocab_size" may name more tokens than occur.
 
         Raises:
-            UserError: the file cannot be read or does not describe a law.
+            UserError: the file cannot be read or does not describe a distribution.
         """
         path = Path(path)
         try:
             content = json.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
-            raise UserError(f"cannot read the law {path}: {error.strerror}; set data.path= to a JSON file") from error
+            raise UserError(
+                f"cannot read the distribution {path}: {error.strerror}; set data.path= to a JSON file"
+            ) from error
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text; set data.path= to a JSON file") from error
         except ValueError as error:
@@ -100,24 +103,25 @@ class Law:
             return cls(sequences, probabilities, vocab_size, path.stem)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f'{path} is no law ({error}); it should look like {{"sequences": ["ab", "ba"], '
+                f'{path} is no distribution ({error}); it should look like {{"sequences": ["ab", "ba"], '
                 '"probabilities": [0.5, 0.5]}'
             ) from error
 
 
-def extremes(length: int = 5) -> Law:
+def extremes(length: int = 5) -> Distribution:
     """Uniform on {aa...a, bb...b} (the paper's figure 4): every position tells all others."""
-    return Law.uniform([(0,) * length, (1,) * length], vocab_size=2, name="extremes")
+    return Distribution.uniform([(0,) * length, (1,) * length], vocab_size=2, name="extremes")
 
 
-def balanced(length: int = 5) -> Law:
+def balanced(length: int = 5) -> Distribution:
     """Uniform on the sequences of a's and b's with as many of both, give or take one (the paper's figure 4)."""
     sequences = [x for x in itertools.product((0, 1), repeat=length) if abs(length - 2 * sum(x)) <= 1]
-    return Law.uniform(sequences, vocab_size=2, name="balanced")
+    return Distribution.uniform(sequences, vocab_size=2, name="balanced")
 
 
 class Letters(Tokenizer):
-    """One letter per token of a law, and nothing else: a denoiser over it has exactly the law's d outcomes.
+    """One letter per token of a distribution, and nothing else: a denoiser over it has exactly the distribution's d
+    outcomes.
 
     There is no end-of-text, so no id is left out in decoding.
 
@@ -130,7 +134,9 @@ class Letters(Tokenizer):
 
     def __init__(self, size: int) -> None:
         if size > len(_LETTERS):
-            raise UserError(f"a law over {size} tokens has no letters for them: use at most {len(_LETTERS)} tokens")
+            raise UserError(
+                f"a distribution over {size} tokens has no letters for them: use at most {len(_LETTERS)} tokens"
+            )
         spelled = tokenizers.Tokenizer(BPE({letter: i for i, letter in enumerate(_LETTERS[:size])}, []))
         spelled.decoder = Fuse()  # pyright: ignore[reportAttributeAccessIssue]
         # Every tokenizer names an end-of-text, which only text that is packed makes use of.
@@ -149,36 +155,36 @@ class Letters(Tokenizer):
         return super().decode(ids, after=after, skip_special=False)
 
 
-class LawSource(Source):
-    """Sequences drawn independently from a law, and the law itself.
+class DistributionSource(Source):
+    """Sequences drawn independently from a distribution, and the distribution itself.
 
     Args:
-        law: where they are drawn from.
+        distribution: where they are drawn from.
         train: number of training sequences.
         validation: number of validation sequences.
         seed: of the draws.
 
     Raises:
-        UserError: a split is empty, or the law has more tokens than there are letters.
+        UserError: a split is empty, or the distribution has more tokens than there are letters.
     """
 
-    def __init__(self, law: Law, *, train: int, validation: int, seed: int) -> None:
+    def __init__(self, distribution: Distribution, *, train: int, validation: int, seed: int) -> None:
         if train < 1 or validation < 1:
             raise UserError(f"data.train={train} and data.validation={validation} should both be at least 1")
-        self.law = law
-        self.length = law.length
+        self.distribution = distribution
+        self.length = distribution.length
         self.sizes = (train, validation)
         self.seed = seed
 
     @cached_property
     def tokenizer(self) -> Letters:
         """One letter per token."""
-        return Letters(self.law.vocab_size)
+        return Letters(self.distribution.vocab_size)
 
     @property
     def fingerprint(self) -> str:
-        """Of the law: equal exactly where sequences, probabilities and vocabulary are."""
-        return digest("law", asdict(self.law))
+        """Of the distribution: equal exactly where sequences, probabilities and vocabulary are."""
+        return digest("distribution", asdict(self.distribution))
 
     def prepare(self, tokenizer: TokenizerSpec | None, cache: Path) -> PreparedData:
         if not isinstance(tokenizer, FromTask | None):
@@ -200,15 +206,17 @@ class LawSource(Source):
 
         def produce(writer: TokenWriter) -> None:
             rng = np.random.default_rng([self.seed, number])
-            drawn = rng.choice(len(self.law.sequences), size, p=self.law.probabilities)
-            writer.write(np.asarray(self.law.sequences)[drawn].ravel())
+            drawn = rng.choice(len(self.distribution.sequences), size, p=self.distribution.probabilities)
+            writer.write(np.asarray(self.distribution.sequences)[drawn].ravel())
 
         path = Path(cache).expanduser() / f"{self.name}-{identity}" / f"{_SPLITS[number]}-{size}.tokens"
         fingerprint = digest(identity, _SPLITS[number], size)
-        return Rows(cached_tokens(path, fingerprint, self.law.vocab_size, produce), self.length, prompt_length=0)
+        return Rows(
+            cached_tokens(path, fingerprint, self.distribution.vocab_size, produce), self.length, prompt_length=0
+        )
 
 
-class Extremes(LawSource):
+class Extremes(DistributionSource):
     """``data=toy_extremes``: see ``extremes``."""
 
     name = "toy_extremes"
@@ -217,7 +225,7 @@ class Extremes(LawSource):
         super().__init__(extremes(length), train=train, validation=validation, seed=seed)
 
 
-class Balanced(LawSource):
+class Balanced(DistributionSource):
     """``data=toy_balanced``: see ``balanced``."""
 
     name = "toy_balanced"
@@ -226,15 +234,15 @@ class Balanced(LawSource):
         super().__init__(balanced(length), train=train, validation=validation, seed=seed)
 
 
-class Table(LawSource):
-    """``data=toy data.path=FILE``: see ``Law.from_json``."""
+class Table(DistributionSource):
+    """``data=toy data.path=FILE``: see ``Distribution.from_json``."""
 
     name = "toy"
 
     def __init__(self, path: str | None, *, train: int, validation: int, seed: int) -> None:
         if path is None:
             raise UserError("data=toy needs data.path=: a JSON file with sequences and their probabilities")
-        super().__init__(Law.from_json(path), train=train, validation=validation, seed=seed)
+        super().__init__(Distribution.from_json(path), train=train, validation=validation, seed=seed)
 
 
 def _token_ids(sequences: Any) -> list[list[int]]:

@@ -20,7 +20,7 @@ _BATCH_CHARACTERS = 4 << 20
 _CONTEXT = 64  # so many characters of a document in front of a piece decide how it goes on
 
 
-class Blocks:
+class PackedBlocks:
     """A token stream cut into sequences; what does not fill a last one is dropped. Every position is maskable.
 
     Args:

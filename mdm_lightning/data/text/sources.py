@@ -9,7 +9,7 @@ from pathlib import Path
 from mdm_lightning.data.hub import copy_identity, load_copy, load_hub
 from mdm_lightning.data.source import PreparedData, Source, digest, why_no_bits_per_byte
 from mdm_lightning.data.text.corpus import Corpus, FileCorpus, Grouped, files_identity, find_files
-from mdm_lightning.data.text.packing import Blocks, tokenize
+from mdm_lightning.data.text.packing import PackedBlocks, tokenize
 from mdm_lightning.data.text.pairs import PairSource
 from mdm_lightning.data.text.split import ByHash, Split
 from mdm_lightning.data.token_file import TokenWriter, cached_tokens
@@ -55,7 +55,7 @@ class TextSource(Source):
         divided = once(self.divide)
         built = tokenizer.build(lambda: divided()[0].texts(), folder)
 
-        def open_split(split: int, name: str, limit: int | None) -> Blocks:
+        def open_split(split: int, name: str, limit: int | None) -> PackedBlocks:
             def produce(writer: TokenWriter) -> None:
                 # Bits per byte are those of the validation text.
                 decode = name == "validation"
@@ -64,7 +64,7 @@ class TextSource(Source):
             fingerprint = digest(identity, name, built.fingerprint, limit, ENCODING)
             path = folder / f"{name}-{built.fingerprint}.tokens"
             file = cached_tokens(path, fingerprint, built.vocab_size, produce)
-            blocks = Blocks(file, self.length, (built.bos_id, built.eos_id) if self.wrap else None)
+            blocks = PackedBlocks(file, self.length, (built.bos_id, built.eos_id) if self.wrap else None)
             if not len(blocks):
                 raise UserError(
                     f"the {name} text of data={self.name} has {file.meta.n_tokens} tokens, less than one sequence of "
@@ -88,7 +88,7 @@ class TextSource(Source):
             fingerprint=digest(identity, built.fingerprint, ENCODING, self.token_limit, self.length, self.wrap),
         )
 
-    def _bytes_per_position(self, blocks: Blocks) -> float:
+    def _bytes_per_position(self, blocks: PackedBlocks) -> float:
         meta = blocks.file.meta
         return meta.n_bytes / meta.n_tokens * (self.length - 2 * self.wrap) / self.length
 

@@ -100,8 +100,8 @@ class LossProfile:
         return cls(length, counts, scores.mean(0), covariance)
 
     @classmethod
-    def from_law(cls, sequences: Sequence[Sequence[int]], probabilities: Sequence[float]) -> "LossProfile":
-        """The exact profile of the exact denoiser of an enumerable law: N 2^n operations.
+    def from_distribution(cls, sequences: Sequence[Sequence[int]], probabilities: Sequence[float]) -> "LossProfile":
+        """The exact profile of the exact denoiser of an enumerable distribution: N 2^n operations.
 
         The mean over subsets S and positions i outside of the entropy H(x_i | x_S) = H(x_{S + i}) - H(x_S) telescopes:
         h_r is the mean entropy of r + 1 positions less that of r positions.

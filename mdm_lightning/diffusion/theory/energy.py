@@ -5,7 +5,8 @@ The energy of a mask schedule alpha under the interpolation schedule gamma is
     E[alpha; gamma] = integral over t in (0, 1) of  dalpha^2 / (alpha (1 - alpha) dgamma).
 
 The kinetic, conditional kinetic and geodesic energies of a masked diffusion model are multiples of it
-(``law_energy.py``), so all three have one minimiser: alpha = sin^2(pi/2 gamma), with minimum pi^2 whatever gamma is.
+(``distribution_energy.py``), so all three have one minimiser: alpha = sin^2(pi/2 gamma), with minimum pi^2 whatever
+gamma is.
 
 Source: *Masked Diffusion Models as Energy Minimization* (Chen et al., NeurIPS 2025), section 3.
 """

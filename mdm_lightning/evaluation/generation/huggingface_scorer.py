@@ -1,4 +1,4 @@
-"""A published causal language model as a judge: generative perplexity."""
+"""A published causal language model as a scorer: generative perplexity."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from mdm_lightning.arguments import check_numbers
 from mdm_lightning.data.hub import hub_is_reachable
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Subject, batches
-from mdm_lightning.evaluation.generation.scorers import Scorer, Scores
+from mdm_lightning.evaluation.generation.scorers import PreparedScorer, Scores
 
 
 @dataclass(frozen=True)
-class HuggingFaceJudge:
+class HuggingFaceScorer:
     """A causal language model of the transformers library, in float32 on the subject's device.
 
     The protocol of the field's generative perplexity: the text is decoded, with its end-of-text tokens written out,
-    and tokenised anew by the judge; of its first ``max_tokens`` tokens all but the first are scored; the average is
+    and tokenised anew by the scorer; of its first ``max_tokens`` tokens all but the first are scored; the average is
     over tokens.
 
     Args:
@@ -49,7 +49,7 @@ class HuggingFaceJudge:
             "first token unscored"
         )
 
-    def prepare(self, subject: Subject) -> Scorer:
+    def prepare(self, subject: Subject) -> PreparedScorer:
         """Raises:
         UserError: transformers is not installed, or the weights cannot be had.
         """
@@ -68,7 +68,7 @@ class HuggingFaceJudge:
             from transformers import AutoModelForCausalLM, AutoTokenizer  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError(
-                'judge=hf needs the transformers library: pip install "mdm-lightning[judge]", or choose judge=ngram'
+                'scorer=hf needs the transformers library: pip install "mdm-lightning[scorer]", or choose scorer=ngram'
             ) from error
         source = self.path or self.name
         local = self.path is not None or not hub_is_reachable()  # the library would retry for most of a minute
@@ -78,8 +78,8 @@ class HuggingFaceJudge:
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(
-                f"cannot load the judge {source} ({reason}); check the network, set judge.path= to a local copy, or "
-                "choose judge=ngram"
+                f"cannot load the scorer {source} ({reason}); check the network, set scorer.path= to a local copy, or "
+                "choose scorer=ngram"
             ) from error
         return tokenizer, model
 

@@ -15,7 +15,7 @@ from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.generation.cost import cost_rows
 from mdm_lightning.evaluation.generation.diversity import copied, diversity
 from mdm_lightning.evaluation.generation.generate import SEQUENCES, generate
-from mdm_lightning.evaluation.generation.scorers import Judge, Scorer, Scores
+from mdm_lightning.evaluation.generation.scorers import PreparedScorer, Scorer, Scores
 from mdm_lightning.evaluation.statistics import standard_error
 from mdm_lightning.sampling.sampler import Sampler
 
@@ -27,12 +27,12 @@ COPIED_WINDOW = 16
 class Generation:
     """Unconditional samples, described and judged, beside as many validation sequences.
 
-    No single number is to be trusted: a judge prefers text that repeats itself, which diversity shows, and nothing is
+    No single number is to be trusted: a scorer prefers text that repeats itself, which diversity shows, and nothing is
     more fluent than copied training text, which ``duplicates`` shows. Held-out text says what is normal.
 
     Args:
         sampler: how text is generated.
-        judge: model that says how likely it is.
+        scorer: model that says how likely it is.
         sequences: how many; None for 64.
         batch_size: sequences per batch.
         reference: measure validation sequences too.
@@ -42,9 +42,9 @@ class Generation:
         ValueError: a number is out of range.
     """
 
-    judging: ClassVar[Sequence[str]] = ("judge_nats_per_token", "judge_perplexity")
+    judging: ClassVar[Sequence[str]] = ("scorer_nats_per_token", "scorer_perplexity")
     sampler: Sampler
-    judge: Judge
+    scorer: Scorer
     sequences: int | None = None
     batch_size: int = 64
     reference: bool = True
@@ -53,17 +53,17 @@ class Generation:
     def __post_init__(self) -> None:
         check_numbers(self, sequences=1, batch_size=1, show=0)
 
-    def prepare(self, subject: Subject) -> Scorer:
-        """The judge, with the text that it is fitted on or that copies are looked for in.
+    def prepare(self, subject: Subject) -> PreparedScorer:
+        """The scorer, with the text that it is fitted on or that copies are looked for in.
 
         Raises:
             NotApplicable: the data are prompts with responses, or not known.
-            UserError: the judge cannot be had.
+            UserError: the scorer cannot be had.
         """
         if subject.prompted:
             raise NotApplicable("evaluation=generation is for text; for tasks choose evaluation=task or samples")
         _ = subject.data
-        return subject.once(self.judge, lambda: self.judge.prepare(subject))
+        return subject.once(self.scorer, lambda: self.scorer.prepare(subject))
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:
@@ -84,14 +84,14 @@ class Generation:
         for settings, tokens in texts:
             measures, scores = self._measure(subject, scorer, tokens)
             if scores.counted.any():
-                yield from judge_rows(scores, {**settings, "judge": self.judge.protocol})
+                yield from scorer_rows(scores, {**settings, "scorer": self.scorer.protocol})
             for metric, values in measures.items():
                 yield mean_row(metric, values, settings)
 
     def _measure(
-        self, subject: Subject, scorer: Scorer, tokens: Int64[np.ndarray, "s l"]
+        self, subject: Subject, scorer: PreparedScorer, tokens: Int64[np.ndarray, "s l"]
     ) -> tuple[Mapping[str, Float64[np.ndarray, " s"]], Scores]:
-        """Measures and the judge's scores of each sequence."""
+        """Measures and the scorer's scores of each sequence."""
 
         def measure(unit: range) -> tuple[dict[str, Float64[np.ndarray, " b"]], Scores]:
             batch = tokens[unit.start : unit.stop]
@@ -105,16 +105,16 @@ class Generation:
         scores = Scores(*(np.concatenate(column) for column in zip(*(part for _, part in parts), strict=True)))
         return {**measures, "duplicates": duplicates}, scores
 
-    def _score(self, scorer: Scorer, batch: Int64[np.ndarray, "b l"], texts: list[str], first: int) -> Scores:
+    def _score(self, scorer: PreparedScorer, batch: Int64[np.ndarray, "b l"], texts: list[str], first: int) -> Scores:
         """Raises:
-        UserError: the judge has no finite score for a text.
+        UserError: the scorer has no finite score for a text.
         """
         scores = scorer(batch, texts)
         flawed = ~np.isfinite(scores.nats)
         if flawed.any():
             raise UserError(
-                f"the judge ({self.judge.protocol}) has no finite score for text {first + int(flawed.argmax())} (from "
-                "0): its weights are broken, or its logits overflow"
+                f"the scorer ({self.scorer.protocol}) has no finite score for text {first + int(flawed.argmax())} "
+                "(from 0): its weights are broken, or its logits overflow"
             )
         return scores
 
@@ -125,7 +125,7 @@ def mean_row(metric: str, scores: Float64[np.ndarray, " s"], settings: Settings)
     return Row(metric, float(scores.mean()), standard_error(listed), len(listed), settings, None, listed)
 
 
-def judge_rows(scores: Scores, settings: Settings) -> Iterator[Row]:
+def scorer_rows(scores: Scores, settings: Settings) -> Iterator[Row]:
     """The average over all tokens that were scored, and its exponential.
 
     A sequence's own score is its share of the average to first order, nats_i - average * tokens_i per mean number of
@@ -136,6 +136,6 @@ def judge_rows(scores: Scores, settings: Settings) -> Iterator[Row]:
     shares = (average + (scores.nats - average * scores.counted) / scores.counted.mean()).tolist()
     error, n = standard_error(shares), len(shares)
     averaged = {**settings, "average": "over tokens"}
-    yield Row("judge_nats_per_token", average, error, n, averaged, "lower", shares)
+    yield Row("scorer_nats_per_token", average, error, n, averaged, "lower", shares)
     value = perplexity(average)
-    yield Row("judge_perplexity", value, None if error is None else value * error, n, averaged, "lower")
+    yield Row("scorer_perplexity", value, None if error is None else value * error, n, averaged, "lower")

@@ -24,7 +24,7 @@ from mdm_lightning.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleTexts:
     """Completes masked sequences and shows them; without a prompt of one's own, those of data that have prompts.
 
     Args:

@@ -1,4 +1,4 @@
-"""Judges: models other than the one being evaluated that say how likely a text is."""
+"""Scorers: models other than the one being evaluated that say how likely a text is."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ from mdm_lightning.evaluation.generation.ngram import KneserNey
 
 
 class Scores(NamedTuple):
-    """What a judge makes of b texts."""
+    """What a scorer makes of b texts."""
 
     nats: Float64[np.ndarray, " b"]
     """-log probability of each text's counted tokens."""
     counted: Int64[np.ndarray, " b"]
-    """Number of tokens, the judge's own, that were scored."""
+    """Number of tokens, the scorer's own, that were scored."""
 
 
-Scorer = Callable[[Int64[np.ndarray, "b l"], Sequence[str]], Scores]
+PreparedScorer = Callable[[Int64[np.ndarray, "b l"], Sequence[str]], Scores]
 """Scores texts, given as the evaluated model's tokens and decoded."""
 
 
-class Judge(Protocol):
+class Scorer(Protocol):
     """A model other than the evaluated one that scores text."""
 
     @property
     def protocol(self) -> str:
-        """Who judges and how, in words: perplexities of different protocols cannot be compared."""
+        """Who scores and how, in words: perplexities of different protocols cannot be compared."""
         ...
 
-    def prepare(self, subject: Subject) -> Scorer:
-        """Loads or fits the judge, once.
+    def prepare(self, subject: Subject) -> PreparedScorer:
+        """Loads or fits the scorer, once.
 
         Raises:
             UserError: it cannot be had.
@@ -43,7 +43,7 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class NgramJudge:
+class NgramScorer:
     """An n-gram model fitted on the training tokens: always at hand, and good at telling noise from text.
 
     It scores every token given those in front of it in the sequence, at most order - 1, and reads the evaluated model's
@@ -70,7 +70,7 @@ class NgramJudge:
             "every token scored"
         )
 
-    def prepare(self, subject: Subject) -> Scorer:
+    def prepare(self, subject: Subject) -> PreparedScorer:
         stream = subject.data.train.stream[: self.tokens].astype(np.int64)
         model = KneserNey.fit(stream, subject.tokenizer.vocab_size, self.order)
 
@@ -81,14 +81,14 @@ class NgramJudge:
 
 
 @dataclass(frozen=True)
-class NoJudge:
+class NoScorer:
     """Scores nothing."""
 
     @property
     def protocol(self) -> str:
         return "none"
 
-    def prepare(self, subject: Subject) -> Scorer:
+    def prepare(self, subject: Subject) -> PreparedScorer:
         def score(tokens: Int64[np.ndarray, "b l"], texts: Sequence[str]) -> Scores:
             return Scores(np.zeros(len(tokens)), np.zeros(len(tokens), dtype=np.int64))
 

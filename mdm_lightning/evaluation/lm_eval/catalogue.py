@@ -21,7 +21,7 @@ from mdm_lightning.evaluation.lm_eval.guard import OWN, guarded, is_installed, r
 _FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 _SPLITS = {"train": ("train",), "validation": ("valid", "dev"), "test": ("test",)}
 
-Settings = dict[str, Any]
+TaskSettings = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Catalogue:
                 raise UserError(f"evaluation.tasks: lm-eval has no task {name}{hint}")
         return manager
 
-    def _build(self, manager: TaskManager, requested: str, settings: Settings) -> Task:
+    def _build(self, manager: TaskManager, requested: str, settings: TaskSettings) -> Task:
         name = settings["task"]
         entry = manager.task_index.get(name)
         path = None if entry is None else entry.yaml_path
@@ -110,7 +110,7 @@ class Catalogue:
         task.set_config("num_fewshot", shots or 0)
         return task
 
-    def _refuse_unguarded_programs(self, name: str, settings: Settings, path: Path | None) -> None:
+    def _refuse_unguarded_programs(self, name: str, settings: TaskSettings, path: Path | None) -> None:
         """Programs are run by our tasks, and by the user's own, which are what the user has written."""
         if not settings.get("unsafe_code"):
             return
@@ -126,7 +126,7 @@ class Catalogue:
                 f"{', '.join(sorted(_guarded_tasks()))}"
             )
 
-    def _data(self, settings: Settings, requested: str) -> Settings:
+    def _data(self, settings: TaskSettings, requested: str) -> TaskSettings:
         """The settings by which a task reads local data; none for a task without."""
         name = settings["task"]
         given = self.files.get(name, self.files.get(requested))
@@ -146,7 +146,7 @@ def _is_complete(index: Mapping[str, Entry], name: str) -> bool:
         return False
 
 
-def _leaves(index: Mapping[str, Entry], name: str, inherited: Settings) -> Iterator[Settings]:
+def _leaves(index: Mapping[str, Entry], name: str, inherited: TaskSettings) -> Iterator[TaskSettings]:
     """The tasks in a group (or the one task) of a name, each with what its groups change of it.
 
     Raises:
@@ -164,8 +164,8 @@ def _leaves(index: Mapping[str, Entry], name: str, inherited: Settings) -> Itera
 
 
 def _members(
-    index: Mapping[str, Entry], members: Sequence[str | Settings], inherited: Settings, folder: Path
-) -> Iterator[Settings]:
+    index: Mapping[str, Entry], members: Sequence[str | TaskSettings], inherited: TaskSettings, folder: Path
+) -> Iterator[TaskSettings]:
     """The tasks among a group's members: names, names with changes, and tasks or groups written out in their parent."""
     for member in members:
         written = {"task": member} if isinstance(member, str) else dict(member)
@@ -181,7 +181,7 @@ def _members(
             yield {**inherited, **changes, "task": name}
 
 
-def _local_data(path: Path, task: str, settings: Settings) -> Settings:
+def _local_data(path: Path, task: str, settings: TaskSettings) -> TaskSettings:
     """How to read a task's data from a path.
 
     A file holds the split that is evaluated. A folder holds, for a group, a file or folder for each of its tasks, by
@@ -216,7 +216,7 @@ def _splits(file: Path) -> list[str]:
     return [split for split, words in _SPLITS.items() if any(word in file.stem.lower() for word in words)]
 
 
-def _as_the_task_calls_them(splits: Mapping[str, Path], settings: Settings) -> dict[str, Path]:
+def _as_the_task_calls_them(splits: Mapping[str, Path], settings: TaskSettings) -> dict[str, Path]:
     """Splits under the names that the task has for them: MBPP's examples, say, are its ``prompt`` split."""
     named = {kind: settings.get(f"{'training' if kind == 'train' else kind}_split") for kind in _SPLITS}
     return {named.get(kind) or kind: file for kind, file in splits.items()}

@@ -21,7 +21,7 @@ from mdm_lightning.diffusion.schedule import BetaSchedule
 from mdm_lightning.diffusion.theory.energy import MINIMUM, beta_energy
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.figures import schedule_figure
-from mdm_lightning.evaluation.paper.exact_law import ExactSampler, divergence, total_variation
+from mdm_lightning.evaluation.paper.exact_distribution import ExactSampler, divergence, total_variation
 from mdm_lightning.sampling.count import Binomial, PlannedCount
 
 Pair = tuple[float, float]
@@ -84,14 +84,14 @@ def beta_curves(parameters: Sequence[Pair] = WEIGHTS) -> Figure:
 
 
 class ToyLandscape(NamedTuple):
-    """How far the output of the K-step sampler is from a law, over a grid of Beta schedules."""
+    """How far the output of the K-step sampler is from a distribution, over a grid of Beta schedules."""
 
     alphas: Float64[np.ndarray, " a"]
     betas: Float64[np.ndarray, " b"]
     variation: Float64[np.ndarray, "b a"]
-    """Total variation between the law and the sampler's output."""
+    """Total variation between the distribution and the sampler's output."""
     divergence: Float64[np.ndarray, "b a"]
-    """KL(law || sampler's output) in nats."""
+    """KL(distribution || sampler's output) in nats."""
 
 
 def toy_landscape(
@@ -103,24 +103,27 @@ def toy_landscape(
 ) -> ToyLandscape:
     """Both distances for every pair of parameters; by default with the independent reverse step."""
     count = count or Binomial()
-    laws = [[sampler.law(BetaSchedule(float(a), float(b)), steps, count) for a in alphas] for b in betas]
+    distributions = [
+        [sampler.distribution(BetaSchedule(float(a), float(b)), steps, count) for a in alphas] for b in betas
+    ]
     return ToyLandscape(
         np.asarray(alphas, dtype=np.float64),
         np.asarray(betas, dtype=np.float64),
-        np.array([[total_variation(sampler.target, law) for law in row] for row in laws]),
-        np.array([[divergence(sampler.target, law) for law in row] for row in laws]),
+        np.array([[total_variation(sampler.target, distribution) for distribution in row] for row in distributions]),
+        np.array([[divergence(sampler.target, distribution) for distribution in row] for row in distributions]),
     )
 
 
 def toy_landscapes(toys: Mapping[str, ToyLandscape], steps: int = 3) -> Figure:
-    """Figure 4: total variation and divergence over Beta(a, b) for several laws, the best grid point starred."""
+    """Figure 4: total variation and divergence over Beta(a, b) for several distributions, the best grid point
+    starred."""
     figure = Figure(figsize=(8.2, 3.5 * len(toys)), layout="constrained")
     rows = figure.subplots(len(toys), 2, squeeze=False)
     for (left, right), (name, toy) in zip(rows, toys.items(), strict=True):
         _landscape(figure, left, toy, toy.variation, "total variation")
         _landscape(figure, right, toy, toy.divergence, "KL in nats")
         left.set_title(f"{name}: total variation, {steps} steps")
-        right.set_title(f"{name}: KL(law ‖ sampler), {steps} steps")
+        right.set_title(f"{name}: KL(distribution ‖ sampler), {steps} steps")
     return figure
 
 

@@ -23,7 +23,7 @@ from mdm_lightning.diffusion.schedule import (
 from mdm_lightning.diffusion.theory.energy import MINIMUM, beta_energy, energy
 from mdm_lightning.evaluation.base import Outputs, Row, Study
 from mdm_lightning.evaluation.description import describe
-from mdm_lightning.evaluation.paper.exact_law import ExactSampler
+from mdm_lightning.evaluation.paper.exact_distribution import ExactSampler
 from mdm_lightning.evaluation.paper.figures import (
     beta_curves,
     energy_landscapes,
@@ -75,7 +75,7 @@ class PaperFigures(Study):
         outputs.figure("figure 2 energy landscapes", energy_landscapes())
         outputs.figure("figure 3 beta curves", beta_curves())
         parameters = np.linspace(0, 2, self.points + 1)[1:]
-        samplers = {law.name: ExactSampler(law) for law in (extremes(), balanced())}
+        samplers = {distribution.name: ExactSampler(distribution) for distribution in (extremes(), balanced())}
         toys = {name: toy_landscape(exact, parameters, parameters, self.steps) for name, exact in samplers.items()}
         outputs.figure("figure 4 toys", toy_landscapes(toys, self.steps))
         if scores is not None:

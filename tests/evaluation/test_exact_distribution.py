@@ -1,4 +1,5 @@
-"""The exact law of the sampler's output: against the paper's table, enumeration, samples, and the bound by the gap."""
+"""The exact distribution of the sampler's output: against the paper's table, enumeration, samples, and the bound by the
+gap."""
 
 import itertools
 import math
@@ -10,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from mdm_lightning.data.tasks.toy import Balanced, Law, balanced, extremes
+from mdm_lightning.data.tasks.toy import Balanced, Distribution, balanced, extremes
 from mdm_lightning.denoiser.base import Denoiser, NoDistribution
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.denoiser.exact import ExactDenoiser
@@ -24,7 +25,12 @@ from mdm_lightning.diffusion.schedule import (
     TabulatedSchedule,
 )
 from mdm_lightning.evaluation.base import NotApplicable, Subject
-from mdm_lightning.evaluation.paper.exact_law import ExactLaw, ExactSampler, divergence, total_variation
+from mdm_lightning.evaluation.paper.exact_distribution import (
+    ExactDistribution,
+    ExactSampler,
+    divergence,
+    total_variation,
+)
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import Binomial, EntropyBounded, Expected, FirstHitting, LargestRemainder
 from mdm_lightning.sampling.guidance import Guidance
@@ -42,36 +48,37 @@ GRID = [BetaSchedule(float(a), float(b)) for a in np.linspace(0.1, 2, 15) for b 
 
 @pytest.fixture(scope="module")
 def samplers() -> dict[str, ExactSampler]:
-    return {name: ExactSampler(law) for name, law in TOYS.items()}
+    return {name: ExactSampler(distribution) for name, distribution in TOYS.items()}
 
 
-def random_law(n: int, d: int, size: int, seed: int) -> Law:
+def random_distribution(n: int, d: int, size: int, seed: int) -> Distribution:
     rng = np.random.default_rng(seed)
     chosen = rng.choice(d**n, size, replace=False)
     everything = list(itertools.product(range(d), repeat=n))
-    return Law([everything[i] for i in chosen], rng.dirichlet(np.ones(size)).tolist(), d)
+    return Distribution([everything[i] for i in chosen], rng.dirichlet(np.ones(size)).tolist(), d)
 
 
-def small_network(law: Law, seed: int = 0) -> DiT:
+def small_network(distribution: Distribution, seed: int = 0) -> DiT:
     torch.manual_seed(seed)
-    network = DiT(law.vocab_size, law.length, hidden_size=16, depth=1, heads=2, cond_dim=8).eval()
+    network = DiT(distribution.vocab_size, distribution.length, hidden_size=16, depth=1, heads=2, cond_dim=8).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return network
 
 
-def conditional(law: Law, state: tuple, position: int) -> np.ndarray:
+def conditional(distribution: Distribution, state: tuple, position: int) -> np.ndarray:
     """p(x_i | unmasked tokens) by summation; MASK is None; uniform in impossible contexts."""
-    table = np.zeros(law.vocab_size)
-    for x, p in zip(law.sequences, law.probabilities, strict=True):
+    table = np.zeros(distribution.vocab_size)
+    for x, p in zip(distribution.sequences, distribution.probabilities, strict=True):
         if all(known in (None, token) for known, token in zip(state, x, strict=True)):
             table[x[position]] += p
-    return table / table.sum() if table.sum() > 0 else np.full(law.vocab_size, 1 / law.vocab_size)
+    return table / table.sum() if table.sum() > 0 else np.full(distribution.vocab_size, 1 / distribution.vocab_size)
 
 
-def enumerated(law: Law, steps: list, chance) -> dict[tuple, float]:
-    """The output law in plain loops: at each step every subset of the masked positions with a given probability."""
-    mass = {(None,) * law.length: 1.0}
+def enumerated(distribution: Distribution, steps: list, chance) -> dict[tuple, float]:
+    """The output distribution in plain loops: at each step every subset of the masked positions with a given
+    probability."""
+    mass = {(None,) * distribution.length: 1.0}
     for step in steps:
         following: dict[tuple, float] = {}
         for state, probability in mass.items():
@@ -81,8 +88,8 @@ def enumerated(law: Law, steps: list, chance) -> dict[tuple, float]:
                     weight = probability * chance(step, len(masked), size)
                     if weight == 0:
                         continue
-                    tables = [conditional(law, state, i) for i in subset]
-                    for tokens in itertools.product(range(law.vocab_size), repeat=size):
+                    tables = [conditional(distribution, state, i) for i in subset]
+                    for tokens in itertools.product(range(distribution.vocab_size), repeat=size):
                         reached = list(state)
                         for i, token in zip(subset, tokens, strict=True):
                             reached[i] = token
@@ -113,33 +120,37 @@ def exactly(count: int, masked: int, revealed: int) -> float:
 )
 def test_the_papers_toys(samplers, name, alpha, beta, variation, kl):
     sampler = samplers[name]
-    law = sampler.law(BetaSchedule(alpha, beta), 3, Binomial())
-    assert total_variation(sampler.target, law) == pytest.approx(variation, abs=1e-6)
-    assert divergence(sampler.target, law) == pytest.approx(kl, abs=1e-6)
+    distribution = sampler.distribution(BetaSchedule(alpha, beta), 3, Binomial())
+    assert total_variation(sampler.target, distribution) == pytest.approx(variation, abs=1e-6)
+    assert divergence(sampler.target, distribution) == pytest.approx(kl, abs=1e-6)
 
 
 LAWS = [
-    random_law(3, 2, 5, seed=0),
-    random_law(2, 4, 6, seed=1),
-    random_law(4, 2, 4, seed=2),
-    random_law(3, 3, 27, seed=3),
+    random_distribution(3, 2, 5, seed=0),
+    random_distribution(2, 4, 6, seed=1),
+    random_distribution(4, 2, 4, seed=2),
+    random_distribution(3, 3, 27, seed=3),
 ]
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: f"{law.length}-{law.vocab_size}-{len(law.sequences)}")
+@pytest.mark.parametrize(
+    "distribution",
+    LAWS,
+    ids=lambda distribution: f"{distribution.length}-{distribution.vocab_size}-{len(distribution.sequences)}",
+)
 @pytest.mark.parametrize(
     "schedule", [BetaSchedule(0.9, 0.3), PolynomialSchedule(0.7), TabulatedSchedule([0, 0.4, 0.4, 1])]
 )
 @pytest.mark.parametrize("steps", [1, 2, 4])
-def test_against_plain_enumeration(law, schedule, steps):
-    sampler = ExactSampler(law)
+def test_against_plain_enumeration(distribution, schedule, steps):
+    sampler = ExactSampler(distribution)
     alphas = [0.0, *schedule.alpha_t(torch.arange(1, steps).double() / steps).tolist(), 1.0]
     rates = [(b - a) / (1 - a) for a, b in itertools.pairwise(alphas)]
-    counts = np.diff(np.round(law.length * np.array(alphas)).astype(int)).tolist()
+    counts = np.diff(np.round(distribution.length * np.array(alphas)).astype(int)).tolist()
     for found, loops in (
-        (sampler.law(schedule, steps, Binomial()), enumerated(law, rates, independent)),
-        (sampler.law(schedule, steps, Expected()), enumerated(law, counts, exactly)),
-        (sampler.law_of_counts(counts), enumerated(law, counts, exactly)),
+        (sampler.distribution(schedule, steps, Binomial()), enumerated(distribution, rates, independent)),
+        (sampler.distribution(schedule, steps, Expected()), enumerated(distribution, counts, exactly)),
+        (sampler.distribution_of_counts(counts), enumerated(distribution, counts, exactly)),
     ):
         expected = [loops.get(tuple(x), 0.0) for x in sampler.sequences.tolist()]
         assert found == pytest.approx(expected, abs=1e-12)
@@ -149,13 +160,13 @@ def test_against_plain_enumeration(law, schedule, steps):
 @pytest.mark.parametrize("count", [Binomial(), Expected(), LargestRemainder(), FirstHitting()])
 def test_the_sampler_follows_it(count):
     """Also with a network for a denoiser. Chi-square tests at level 1e-4."""
-    law, schedule, draws = random_law(4, 3, 9, seed=4), SineSchedule(), 20_000
-    network = small_network(law)
-    exact = ExactSampler(law, network)
+    distribution, schedule, draws = random_distribution(4, 3, 9, seed=4), SineSchedule(), 20_000
+    network = small_network(distribution)
+    exact = ExactSampler(distribution, network)
     canvas = torch.full((draws, 4), network.mask_id)
     tokens = Sampler(schedule, count, Random())(network, canvas, SequenceNoise(0, range(draws)), steps=3).tokens
     observed = np.bincount((tokens.numpy() * [27, 9, 3, 1]).sum(1), minlength=81)
-    expected = exact.law(schedule, 3, count) * draws
+    expected = exact.distribution(schedule, 3, count) * draws
     rare = expected < 5
     groups = [np.append(x[~rare], x[rare].sum()) for x in (observed, expected)]
     assert stats.chisquare(groups[0][groups[1] > 0], groups[1][groups[1] > 0]).pvalue > 1e-4
@@ -163,10 +174,10 @@ def test_the_sampler_follows_it(count):
 
 def test_one_position_per_step_is_exact(samplers):
     for sampler in samplers.values():
-        law = sampler.law(LinearSchedule(), 5, Expected())
-        assert law == pytest.approx(sampler.target, abs=1e-12)
-        assert law == pytest.approx(sampler.law(BetaSchedule(0.9, 0.3), 2, FirstHitting()), abs=1e-12)
-        many = sampler.law(LinearSchedule(), 3000, Binomial())
+        distribution = sampler.distribution(LinearSchedule(), 5, Expected())
+        assert distribution == pytest.approx(sampler.target, abs=1e-12)
+        assert distribution == pytest.approx(sampler.distribution(BetaSchedule(0.9, 0.3), 2, FirstHitting()), abs=1e-12)
+        many = sampler.distribution(LinearSchedule(), 3000, Binomial())
         assert total_variation(sampler.target, many) < 2e-3
 
 
@@ -174,20 +185,27 @@ def test_one_position_per_step_is_exact(samplers):
 @pytest.mark.parametrize("steps", [2, 3, 4])
 def test_the_gap_bounds_the_divergence_and_ranks_schedules(samplers, name, steps):
     """For an exact denoiser KL(data || sampler) <= gap_K, on the whole grid, and the two order schedules alike."""
-    law, sampler = TOYS[name], samplers[name]
-    profile = LossProfile.from_law(law.sequences, law.probabilities)
+    distribution, sampler = TOYS[name], samplers[name]
+    profile = LossProfile.from_distribution(distribution.sequences, distribution.probabilities)
     gaps = [profile.gap(schedule, steps).value for schedule in GRID]
-    divergences = [divergence(sampler.target, sampler.law(schedule, steps, Binomial())) for schedule in GRID]
+    divergences = [divergence(sampler.target, sampler.distribution(schedule, steps, Binomial())) for schedule in GRID]
     assert all(kl <= gap for kl, gap in zip(divergences, gaps, strict=True))
     assert stats.spearmanr(gaps, divergences).statistic >= 0.94
 
 
-@pytest.mark.parametrize("law", [*TOYS.values(), *LAWS], ids=lambda law: f"{law.name}-{law.length}-{law.vocab_size}")
-def test_the_gap_of_counts_bounds_the_divergence(law):
-    sampler, profile = ExactSampler(law), LossProfile.from_law(law.sequences, law.probabilities)
-    for counts in itertools.product(range(law.length + 1), repeat=3):
-        if sum(counts) == law.length:
-            kl = divergence(sampler.target, sampler.law_of_counts(list(counts)))
+@pytest.mark.parametrize(
+    "distribution",
+    [*TOYS.values(), *LAWS],
+    ids=lambda distribution: f"{distribution.name}-{distribution.length}-{distribution.vocab_size}",
+)
+def test_the_gap_of_counts_bounds_the_divergence(distribution):
+    sampler, profile = (
+        ExactSampler(distribution),
+        LossProfile.from_distribution(distribution.sequences, distribution.probabilities),
+    )
+    for counts in itertools.product(range(distribution.length + 1), repeat=3):
+        if sum(counts) == distribution.length:
+            kl = divergence(sampler.target, sampler.distribution_of_counts(list(counts)))
             assert kl <= profile.gap_of_counts(counts).value + 1e-9
 
 
@@ -197,10 +215,10 @@ def test_the_bound_holds_for_any_denoiser(seed):
 
     At K = 1 they are equal, so the logits are a table: a network's would round differently in other batches.
     """
-    law = random_law(3, 3, 6, seed)
+    distribution = random_distribution(3, 3, 6, seed)
     denoiser = random_denoiser(3, 3, seed)
-    sampler, values = ExactSampler(law, denoiser), np.zeros(3)
-    for x, p in zip(law.sequences, law.probabilities, strict=True):
+    sampler, values = ExactSampler(distribution, denoiser), np.zeros(3)
+    for x, p in zip(distribution.sequences, distribution.probabilities, strict=True):
         for mask in itertools.product((False, True), repeat=3):
             if any(mask):
                 tokens = torch.tensor([[denoiser.mask_id if m else token for token, m in zip(x, mask, strict=True)]])
@@ -210,8 +228,8 @@ def test_the_bound_holds_for_any_denoiser(seed):
     profile = LossProfile(3, range(3), values)
     schedules: list[MaskSchedule] = [LinearSchedule(), SineSchedule(), *GRID[::40]]
     for schedule, steps in itertools.product(schedules, (1, 2, 4)):
-        log_law = np.log(sampler.law(schedule, steps, Binomial()))
-        cross_entropy = -float(sampler.target @ log_law)
+        log_distribution = np.log(sampler.distribution(schedule, steps, Binomial()))
+        cross_entropy = -float(sampler.target @ log_distribution)
         bound = profile.nelbo(schedule, steps).value
         assert cross_entropy <= bound + 1e-9
         assert steps > 1 or cross_entropy == pytest.approx(bound)
@@ -227,8 +245,8 @@ def test_distances():
 
 def test_impossible_contexts_are_uniform():
     """Revealing both positions of a correlated pair at once leads nowhere; a third position then knows nothing."""
-    law = Law.uniform([(0, 0, 0), (1, 1, 1)], 2)
-    result = ExactSampler(law).law_of_counts([2, 1])
+    distribution = Distribution.uniform([(0, 0, 0), (1, 1, 1)], 2)
+    result = ExactSampler(distribution).distribution_of_counts([2, 1])
     assert result == pytest.approx([1 / 4, 1 / 12, 1 / 12, 1 / 12, 1 / 12, 1 / 12, 1 / 12, 1 / 4])
 
 
@@ -236,42 +254,44 @@ def test_what_is_refused(samplers):
     with pytest.raises(ValueError, match=r"extremes has .* 3\^9"):
         ExactSampler(extremes(9))
     with pytest.raises(ValueError, match="2 tokens, not 3"):
-        ExactSampler(extremes(), small_network(random_law(5, 3, 2, seed=0)))
+        ExactSampler(extremes(), small_network(random_distribution(5, 3, 2, seed=0)))
     with pytest.raises(ValueError, match="masks positions again"):
-        samplers["extremes"].law(LinearSchedule(), 3, RemaskCapped(0.1))
+        samplers["extremes"].distribution(LinearSchedule(), 3, RemaskCapped(0.1))
     for counts in ([2, 2], [6, -1]):
         with pytest.raises(ValueError, match="sum to 5"):
-            samplers["extremes"].law_of_counts(counts)
+            samplers["extremes"].distribution_of_counts(counts)
     with pytest.raises(ValueError, match="steps"):
-        samplers["extremes"].law(LinearSchedule(), 0, Binomial())
+        samplers["extremes"].distribution(LinearSchedule(), 0, Binomial())
 
 
-def toy_subject(denoiser: Denoiser | None = None, law: Law | None = TOYS["balanced"]) -> Subject:
+def toy_subject(denoiser: Denoiser | None = None, distribution: Distribution | None = TOYS["balanced"]) -> Subject:
     source = Balanced(length=5, train=1, validation=1, seed=0)
-    exact = ExactDenoiser(source.law.sequences, source.law.probabilities, 2)
-    return Subject(denoiser or exact, source.tokenizer, 5, lambda: source.prepare(None, Path()), law=law)
+    exact = ExactDenoiser(source.distribution.sequences, source.distribution.probabilities, 2)
+    return Subject(
+        denoiser or exact, source.tokenizer, 5, lambda: source.prepare(None, Path()), distribution=distribution
+    )
 
 
 ANCESTRAL = Sampler(BetaSchedule(0.9, 0.3), Binomial(), Random(), steps=3)
 
 
 def test_as_an_evaluation(samplers):
-    tv, kl = ExactLaw(ANCESTRAL)(toy_subject())
+    tv, kl = ExactDistribution(ANCESTRAL)(toy_subject())
     assert (tv.metric, tv.better, tv.n, tv.stderr, tv.scores) == ("tv", "lower", 32, None, None)
     assert (tv.value, kl.value) == pytest.approx((0.291018, 0.343924), abs=1e-6)
     assert kl.settings == {
         "data": "balanced", "schedule": "Beta(0.9, 0.3)", "count": "Binomial", "order": "Random", "steps": 3,
     }  # fmt: skip
-    law = samplers["balanced"].law(BetaSchedule(0.9, 0.3), 5, Expected())
-    _, kl = ExactLaw(replace(ANCESTRAL, count=Expected(), steps=None))(toy_subject())
-    assert kl.value == pytest.approx(divergence(samplers["balanced"].target, law), abs=1e-12)
+    distribution = samplers["balanced"].distribution(BetaSchedule(0.9, 0.3), 5, Expected())
+    _, kl = ExactDistribution(replace(ANCESTRAL, count=Expected(), steps=None))(toy_subject())
+    assert kl.value == pytest.approx(divergence(samplers["balanced"].target, distribution), abs=1e-12)
 
 
 def test_as_an_evaluation_of_a_network():
     network = small_network(TOYS["balanced"])
     expected = ExactSampler(TOYS["balanced"], network)
-    tv, _ = ExactLaw(ANCESTRAL)(toy_subject(network))
-    assert tv.value == total_variation(expected.target, expected.law(ANCESTRAL.schedule, 3, Binomial()))
+    tv, _ = ExactDistribution(ANCESTRAL)(toy_subject(network))
+    assert tv.value == total_variation(expected.target, expected.distribution(ANCESTRAL.schedule, 3, Binomial()))
 
 
 def test_compositions_are_enumerated_once_per_subject():
@@ -285,7 +305,7 @@ def test_compositions_are_enumerated_once_per_subject():
     denoiser = Counted(TOYS["balanced"].sequences, vocab_size=2)
     subject = toy_subject(denoiser)
     for steps in (1, 2, 3):
-        assert len(list(ExactLaw(replace(ANCESTRAL, steps=steps))(subject))) == 2
+        assert len(list(ExactDistribution(replace(ANCESTRAL, steps=steps))(subject))) == 2
     assert denoiser.calls == 1
 
 
@@ -302,16 +322,16 @@ def test_compositions_are_enumerated_once_per_subject():
 )
 def test_samplers_that_are_not_enumerated(sampler):
     with pytest.raises(NotApplicable, match="enumerates order=random"):
-        next(iter(ExactLaw(sampler)(toy_subject())))
+        next(iter(ExactDistribution(sampler)(toy_subject())))
 
 
-def test_data_without_a_law():
-    with pytest.raises(NotApplicable, match="needs a law"):
-        next(iter(ExactLaw(ANCESTRAL)(toy_subject(law=None))))
+def test_data_without_a_distribution():
+    with pytest.raises(NotApplicable, match="needs a distribution"):
+        next(iter(ExactDistribution(ANCESTRAL)(toy_subject(distribution=None))))
 
 
 @pytest.mark.parametrize("flaw", FLAWS)
-def test_logits_that_are_no_distribution_have_no_law(flaw):
-    law = balanced()
+def test_logits_that_are_no_distribution_have_no_distribution(flaw):
+    distribution = balanced()
     with pytest.raises(NoDistribution, match="position 2 of the partly masked sequence"):
-        ExactSampler(law, Broken(small_network(law), flaw, position=2, beginning=0))
+        ExactSampler(distribution, Broken(small_network(distribution), flaw, position=2, beginning=0))

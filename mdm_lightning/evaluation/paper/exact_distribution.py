@@ -1,9 +1,9 @@
-"""The exact law of what the K-step sampler generates, for laws small enough to enumerate.
+"""The exact distribution of what the K-step sampler generates, for distributions small enough to enumerate.
 
 With the order Random, all that matters of a schedule is how many positions each non-empty step reveals: a composition
-of n. The law of the output given a composition does not depend on the schedule and is computed once for each of the
-2^(n - 1) compositions, by dynamic programming over the partly masked sequences. A schedule is then a mixture of them:
-of one alone if its counts are planned, and with multinomial weights for the independent reverse step, where each
+of n. The distribution of the output given a composition does not depend on the schedule and is computed once for each
+of the 2^(n - 1) compositions, by dynamic programming over the partly masked sequences. A schedule is then a mixture of
+them: of one alone if its counts are planned, and with multinomial weights for the independent reverse step, where each
 position independently falls into step k with probability alpha_{k+1} - alpha_k.
 """
 
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float64, Int64
 from scipy import sparse, special
 from torch import Tensor
 
-from mdm_lightning.data.tasks.toy import Law
+from mdm_lightning.data.tasks.toy import Distribution
 from mdm_lightning.denoiser.base import Denoiser, NoDistribution
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.diffusion.profile.counts import alphas_on_grid
@@ -32,43 +32,47 @@ from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
 
 LARGEST = 2**13
-"""Partly masked sequences, (d + 1)^n, of the largest law that is enumerated."""
+"""Partly masked sequences, (d + 1)^n, of the largest distribution that is enumerated."""
 
 _BATCH = 1024
 
 
 class ExactSampler:
-    """The sampler with the order Random, from all masks, as a map from schedules to laws.
+    """The sampler with the order Random, from all masks, as a map from schedules to distributions.
 
     Args:
-        law: the law of the data.
-        denoiser: a time-agnostic denoiser; by default the exact conditionals of the law.
+        distribution: the distribution of the data.
+        denoiser: a time-agnostic denoiser; by default the exact conditionals of the distribution.
 
     Raises:
-        ValueError: the law is too large to enumerate, or does not fit the denoiser.
+        ValueError: the distribution is too large to enumerate, or does not fit the denoiser.
         NoDistribution: the denoiser's logits are NaN or infinite.
     """
 
-    def __init__(self, law: Law, denoiser: Denoiser | None = None) -> None:
-        self.length, self.vocab_size = law.length, law.vocab_size
+    def __init__(self, distribution: Distribution, denoiser: Denoiser | None = None) -> None:
+        self.length, self.vocab_size = distribution.length, distribution.vocab_size
         if (self.vocab_size + 1) ** self.length > LARGEST:
             raise ValueError(
-                f"ExactSampler: {law.name} has (d + 1)^n = {self.vocab_size + 1}^{self.length} partly masked "
+                f"ExactSampler: {distribution.name} has (d + 1)^n = {self.vocab_size + 1}^{self.length} partly masked "
                 f"sequences, of which at most {LARGEST} can be enumerated; use shorter sequences or fewer tokens"
             )
-        denoiser = denoiser or ExactDenoiser(law.sequences, law.probabilities, law.vocab_size)
+        denoiser = denoiser or ExactDenoiser(
+            distribution.sequences, distribution.probabilities, distribution.vocab_size
+        )
         if denoiser.vocab_size != self.vocab_size:
-            raise ValueError(f"ExactSampler: {law.name} has {self.vocab_size} tokens, not {denoiser.vocab_size}")
+            raise ValueError(
+                f"ExactSampler: {distribution.name} has {self.vocab_size} tokens, not {denoiser.vocab_size}"
+            )
         self._states = _all_states(self.length, self.vocab_size)
         masks = (self._states == self.vocab_size).sum(1)
         self.sequences: Int64[np.ndarray, "s n"] = self._states[masks == 0]
-        """All d^n sequences, in the order of the laws' entries."""
-        self.target: Float64[np.ndarray, " s"] = self._tabulate(law)
-        """The law of the data."""
+        """All d^n sequences, in the order of the distributions' entries."""
+        self.target: Float64[np.ndarray, " s"] = self._tabulate(distribution)
+        """The distribution of the data."""
         self._compositions = _compositions(self.length)
-        self._laws = self._laws_of_compositions(masks, _conditionals(denoiser, self._states))
+        self._distributions = self._distributions_of_compositions(masks, _conditionals(denoiser, self._states))
 
-    def law(self, schedule: MaskSchedule, steps: int, count: PlannedCount) -> Float64[np.ndarray, " s"]:
+    def distribution(self, schedule: MaskSchedule, steps: int, count: PlannedCount) -> Float64[np.ndarray, " s"]:
         """Probability of each of ``sequences`` as the sampler's output.
 
         Args:
@@ -80,13 +84,13 @@ class ExactSampler:
             ValueError: the count masks positions again.
         """
         if isinstance(count, Binomial):
-            return self._mixture(np.diff(alphas_on_grid(schedule, steps))) @ self._laws
+            return self._mixture(np.diff(alphas_on_grid(schedule, steps))) @ self._distributions
         if not isinstance(count, FixedCount):
             raise ValueError(f"ExactSampler: {type(count).__name__} masks positions again, which is not enumerated")
-        return self.law_of_counts(count.counts(schedule, steps, self.length).tolist())
+        return self.distribution_of_counts(count.counts(schedule, steps, self.length).tolist())
 
-    def law_of_counts(self, counts: list[int]) -> Float64[np.ndarray, " s"]:
-        """The law of the output if exactly n_k positions, at random, are revealed at step k.
+    def distribution_of_counts(self, counts: list[int]) -> Float64[np.ndarray, " s"]:
+        """The distribution of the output if exactly n_k positions, at random, are revealed at step k.
 
         Raises:
             ValueError: the counts do not sum to the length.
@@ -94,25 +98,29 @@ class ExactSampler:
         composition = tuple(count for count in counts if count)
         if min(counts) < 0 or sum(counts) != self.length:
             raise ValueError(f"ExactSampler: the counts must sum to {self.length}, got {counts}")
-        return self._laws[self._compositions[self.length].index(composition)]
+        return self._distributions[self._compositions[self.length].index(composition)]
 
-    def _tabulate(self, law: Law) -> Float64[np.ndarray, " s"]:
+    def _tabulate(self, distribution: Distribution) -> Float64[np.ndarray, " s"]:
         place = self.vocab_size ** np.arange(self.length)[::-1]
         return np.bincount(
-            np.asarray(law.sequences) @ place, np.asarray(law.probabilities), minlength=len(self.sequences)
+            np.asarray(distribution.sequences) @ place,
+            np.asarray(distribution.probabilities),
+            minlength=len(self.sequences),
         )
 
-    def _laws_of_compositions(
+    def _distributions_of_compositions(
         self, masks: Int64[np.ndarray, " z"], conditionals: Float64[np.ndarray, "z n d"]
     ) -> Float64[np.ndarray, "c s"]:
-        """The law of the output given each composition of n, from those of shorter ones."""
+        """The distribution of the output given each composition of n, from those of shorter ones."""
         moves = {j: self._moves(masks, conditionals, j) for j in range(1, self.length + 1)}
         start = (masks == self.length).astype(np.float64)[None]
-        laws = {0: start}
+        distributions = {0: start}
         for revealed in range(1, self.length + 1):
             # The compositions of r are those of r - j with the last part j: the order of ``_compositions``.
-            laws[revealed] = np.concatenate([laws[revealed - j] @ moves[j] for j in range(1, revealed + 1)])
-        return laws[self.length][:, masks == 0]
+            distributions[revealed] = np.concatenate(
+                [distributions[revealed - j] @ moves[j] for j in range(1, revealed + 1)]
+            )
+        return distributions[self.length][:, masks == 0]
 
     def _moves(
         self, masks: Int64[np.ndarray, " z"], conditionals: Float64[np.ndarray, "z n d"], revealed: int
@@ -149,8 +157,8 @@ class ExactSampler:
 
 
 @dataclass(frozen=True)
-class ExactLaw:
-    """How far the sampler's output is from the law of the data: exact numbers, nothing is drawn.
+class ExactDistribution:
+    """How far the sampler's output is from the distribution of the data: exact numbers, nothing is drawn.
 
     Args:
         sampler: with the order Random and plain draws, from all masks.
@@ -160,27 +168,30 @@ class ExactLaw:
     sampler: Sampler
 
     def prepare(self, subject: Subject) -> ExactSampler:
-        """The laws of all compositions, made once per subject.
+        """The distributions of all compositions, made once per subject.
 
         Raises:
-            NotApplicable: the data's law is unknown.
-            ValueError: the law is too large to enumerate, or has other tokens than the denoiser.
+            NotApplicable: the data's distribution is unknown.
+            ValueError: the distribution is too large to enumerate, or has other tokens than the denoiser.
         """
-        law = subject.law
-        if law is None:
-            raise NotApplicable("evaluation=exact_law needs a law to enumerate: data=toy_extremes, toy_balanced or toy")
-        return subject.once(ExactSampler, lambda: ExactSampler(law, subject.denoiser))
+        distribution = subject.distribution
+        if distribution is None:
+            raise NotApplicable(
+                "evaluation=exact_distribution needs a distribution to enumerate: data=toy_extremes, "
+                "toy_balanced or toy"
+            )
+        return subject.once(ExactSampler, lambda: ExactSampler(distribution, subject.denoiser))
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:
         NotApplicable: as ``prepare``, or the sampler is not one that can be enumerated.
         ValueError: as ``prepare``.
         """
-        exact, law, sampler = self.prepare(subject), subject.law, self.sampler
-        assert law is not None
+        exact, distribution, sampler = self.prepare(subject), subject.distribution, self.sampler
+        assert distribution is not None
         count = _enumerable_count(sampler)
-        output = exact.law(sampler.schedule, sampler.steps or law.length, count)
-        settings = {"data": law.name, **describe_sampler(sampler)}
+        output = exact.distribution(sampler.schedule, sampler.steps or distribution.length, count)
+        settings = {"data": distribution.name, **describe_sampler(sampler)}
         states = len(exact.sequences)
         yield Row("tv", total_variation(exact.target, output), None, states, settings, "lower", exact=True)
         yield Row("kl", divergence(exact.target, output), None, states, settings, "lower", exact=True)
@@ -200,14 +211,14 @@ def _enumerable_count(sampler: Sampler) -> Binomial | FixedCount:
     """The sampler's count.
 
     Raises:
-        NotApplicable: the law of the sampler's output is not that of random positions and plain draws.
+        NotApplicable: the distribution of the sampler's output is not that of random positions and plain draws.
     """
     count, one_block = sampler.count, sampler.blocks.length is None
     plain = sampler.tokens == TokenSampler() and sampler.guidance.scale == 0 and one_block
     if not (plain and isinstance(sampler.order, Random) and isinstance(count, Binomial | FixedCount)):
         raise NotApplicable(
-            "evaluation=exact_law enumerates order=random with a planned count (binomial, expected, ...), without "
-            "temperature, top-k, top-p, guidance and blocks"
+            "evaluation=exact_distribution enumerates order=random with a planned count (binomial, expected, ...), "
+            "without temperature, top-k, top-p, guidance and blocks"
         )
     return count
 

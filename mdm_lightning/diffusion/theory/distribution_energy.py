@@ -1,4 +1,4 @@
-"""The energies of a masked diffusion model of an enumerable law, computed from their definitions.
+"""The energies of a masked diffusion model of an enumerable distribution, computed from their definitions.
 
 The states z of the process are the partly masked sequences of positive probability. With m of its n positions masked,
 p_t(z) = alpha_t^(n - m) (1 - alpha_t)^m p(z), where p(z) is the data probability of its unmasked tokens. The reverse
@@ -47,7 +47,7 @@ class MaskedStates:
 
     @classmethod
     def of(cls, sequences: Sequences, probabilities: Sequence[float]) -> "MaskedStates":
-        """Enumerates the states of a law: at most N 2^n of them."""
+        """Enumerates the states of a distribution: at most N 2^n of them."""
         clean = np.asarray(sequences, dtype=np.int64)
         n, base = clean.shape[1], int(clean.max()) + 2
         place = base ** np.arange(n)
@@ -69,20 +69,20 @@ class MaskedStates:
             torch.from_numpy(target[source, position, token]),
         )
 
-    def law_t(self, schedule: MaskSchedule, t: Times) -> Float64[Tensor, "t s"]:
-        """p_t(z), the law of the state at each time."""
-        return self.law(schedule.alpha_t(t), schedule.masked_t(t))
+    def distribution_t(self, schedule: MaskSchedule, t: Times) -> Float64[Tensor, "t s"]:
+        """p_t(z), the distribution of the state at each time."""
+        return self.distribution(schedule.alpha_t(t), schedule.masked_t(t))
 
-    def law(self, alpha: Times, masked: Times) -> Float64[Tensor, "t s"]:
-        """The law of the state where tokens are kept with probability alpha = 1 - masked."""
+    def distribution(self, alpha: Times, masked: Times) -> Float64[Tensor, "t s"]:
+        """The distribution of the state where tokens are kept with probability alpha = 1 - masked."""
         return alpha[:, None] ** (self.length - self.masks) * masked[:, None] ** self.masks * self.probability
 
-    def dlaw_t(self, schedule: MaskSchedule, t: Times) -> Float64[Tensor, "t s"]:
+    def dalpha_distribution_t(self, schedule: MaskSchedule, t: Times) -> Float64[Tensor, "t s"]:
         """Derivative of p_t(z) with respect to time."""
-        return schedule.dalpha_t(t)[:, None] * self.dlaw(schedule.alpha_t(t), schedule.masked_t(t))
+        return schedule.dalpha_t(t)[:, None] * self.dalpha_distribution(schedule.alpha_t(t), schedule.masked_t(t))
 
-    def dlaw(self, alpha: Times, masked: Times) -> Float64[Tensor, "t s"]:
-        """Derivative of the law with respect to alpha."""
+    def dalpha_distribution(self, alpha: Times, masked: Times) -> Float64[Tensor, "t s"]:
+        """Derivative of the distribution with respect to alpha."""
         alpha, masked, kept = alpha[:, None], masked[:, None], self.length - self.masks
         gain = kept * alpha ** (kept - 1).clamp(min=0) * masked**self.masks
         loss = self.masks * alpha**kept * masked ** (self.masks - 1).clamp(min=0)
@@ -123,7 +123,9 @@ def geodesic_energy(
 ) -> float:
     """Geodesic energy, n times ``energy(schedule, weight)``."""
     states = MaskedStates.of(sequences, probabilities)
-    return _energy(lambda *kept: (states.dlaw(*kept) ** 2 / states.law(*kept)).sum(1), schedule, weight)
+    return _energy(
+        lambda *kept: (states.dalpha_distribution(*kept) ** 2 / states.distribution(*kept)).sum(1), schedule, weight
+    )
 
 
 def kinetic_constant(sequences: Sequences) -> int:
@@ -132,7 +134,7 @@ def kinetic_constant(sequences: Sequences) -> int:
 
 
 def full_support_kinetic_constant(length: int, vocab_size: int) -> int:
-    """C_k = n (d + 1)^(n - 1) of a law that gives every sequence positive probability."""
+    """C_k = n (d + 1)^(n - 1) of a distribution that gives every sequence positive probability."""
     return length * (vocab_size + 1) ** (length - 1)
 
 
@@ -143,16 +145,16 @@ def conditional_constant(length: int) -> int:
 
 def _kinetic_density(states: MaskedStates, alpha: Times, masked: Times) -> Times:
     """Sum over transitions of flux^2 / (p_t(z) p_t(y)), for alpha_t of unit speed."""
-    law = states.law(alpha, masked)
-    flux = law[:, states.source] * (states.conditional / masked[:, None])
-    return (flux / law[:, states.source] * (flux / law[:, states.target])).sum(1)
+    distribution = states.distribution(alpha, masked)
+    flux = distribution[:, states.source] * (states.conditional / masked[:, None])
+    return (flux / distribution[:, states.source] * (flux / distribution[:, states.target])).sum(1)
 
 
 def _energy(density: Callable[[Times, Times], Times], schedule: MaskSchedule, weight: MaskSchedule) -> float:
     """The integral over time of a density that is a function of the state times dalpha^2, over dgamma.
 
     dalpha^2 = pi^2 alpha (1 - alpha) dphi^2 with the arc phi of ``energy.py``. The density times alpha (1 - alpha) is
-    bounded; within 1e-15 of an end of alpha it is taken there, lest the laws underflow.
+    bounded; within 1e-15 of an end of alpha it is taken there, lest the distributions underflow.
     """
 
     def log_factor(odds: Times) -> Times:

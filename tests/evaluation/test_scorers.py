@@ -13,41 +13,47 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.generation.huggingface_scorer import HuggingFaceJudge
+from mdm_lightning.evaluation.generation.huggingface_scorer import HuggingFaceScorer
 from mdm_lightning.evaluation.generation.ngram import KneserNey
-from mdm_lightning.evaluation.generation.scorers import NgramJudge, NoJudge
+from mdm_lightning.evaluation.generation.scorers import NgramScorer, NoScorer
 
 from .corpora import text_subject
 
-CONFIGS = Path(__file__).parents[2] / "conf" / "judge"
+CONFIGS = Path(__file__).parents[2] / "conf" / "scorer"
 TEXTS = ["the cat sat on the mat", "a", "", "ab", "the dog sat on the log, and then it sat on the cat", "zzzz" * 20]
 
 
 @pytest.mark.parametrize("name", ["ngram", "hf", "none"])
 def test_configs_build(name):
-    judge = instantiate(OmegaConf.load(CONFIGS / f"{name}.yaml"))
-    assert judge.protocol
+    scorer = instantiate(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    assert scorer.protocol
 
 
-def test_ngram_judge_is_fitted_on_the_first_training_tokens():
+def test_ngram_scorer_is_fitted_on_the_first_training_tokens():
     subject = text_subject(["abcabcab", "cabcabca", "aaaabbbb"], ["abcabcaa"])
     tokens = subject.data.validation.__getitems__([0])["tokens"].numpy()
     stream = subject.data.train.stream.astype(np.int64)
     for limit in (10, 16, 10_000):
-        nats, counted = NgramJudge(order=3, tokens=limit).prepare(subject)(tokens, ["abcabcaa"])
+        nats, counted = NgramScorer(order=3, tokens=limit).prepare(subject)(tokens, ["abcabcaa"])
         model = KneserNey.fit(stream[:limit], subject.tokenizer.vocab_size, 3)
         assert nats == pytest.approx(model.nats(tokens).sum(1))
         assert counted.tolist() == [8]
 
 
-def test_protocols_tell_judges_apart():
-    judges = [NgramJudge(), NgramJudge(order=3), NgramJudge(tokens=7), HuggingFaceJudge(), HuggingFaceJudge("gpt2")]
-    judges += [HuggingFaceJudge(max_tokens=128), NoJudge()]
-    assert len({judge.protocol for judge in judges}) == len(judges)
+def test_protocols_tell_scorers_apart():
+    scorers = [
+        NgramScorer(),
+        NgramScorer(order=3),
+        NgramScorer(tokens=7),
+        HuggingFaceScorer(),
+        HuggingFaceScorer("gpt2"),
+    ]
+    scorers += [HuggingFaceScorer(max_tokens=128), NoScorer()]
+    assert len({scorer.protocol for scorer in scorers}) == len(scorers)
 
 
-def test_no_judge_counts_nothing():
-    score = NoJudge().prepare(text_subject(["ab"], ["ab"]))
+def test_no_scorer_counts_nothing():
+    score = NoScorer().prepare(text_subject(["ab"], ["ab"]))
     nats, counted = score(np.zeros((3, 2), dtype=np.int64), ["ab"] * 3)
     assert nats.tolist() == [0, 0, 0]
     assert counted.tolist() == [0, 0, 0]
@@ -56,10 +62,10 @@ def test_no_judge_counts_nothing():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: NgramJudge(order=0),
-        lambda: NgramJudge(tokens=0),
-        lambda: HuggingFaceJudge(max_tokens=1),
-        lambda: HuggingFaceJudge(batch_size=0),
+        lambda: NgramScorer(order=0),
+        lambda: NgramScorer(tokens=0),
+        lambda: HuggingFaceScorer(max_tokens=1),
+        lambda: HuggingFaceScorer(batch_size=0),
     ],
 )
 def test_bad_arguments(build):
@@ -69,8 +75,8 @@ def test_bad_arguments(build):
 
 def test_without_transformers(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"mdm-lightning\[judge\]"):
-        HuggingFaceJudge().prepare(text_subject(["ab"], ["ab"]))
+    with pytest.raises(UserError, match=r"mdm-lightning\[scorer\]"):
+        HuggingFaceScorer().prepare(text_subject(["ab"], ["ab"]))
 
 
 @pytest.fixture(scope="module")
@@ -116,22 +122,22 @@ def one_by_one(folder: Path, texts: list[str], most: int) -> tuple[list[float], 
 @pytest.mark.parametrize("batch_size", [1, 4, 8])
 @pytest.mark.parametrize("max_tokens", [2, 20, 64])
 def test_every_text_is_scored_as_if_alone(gpt2, batch_size, max_tokens):
-    judge = HuggingFaceJudge(path=str(gpt2), batch_size=batch_size, max_tokens=max_tokens)
-    nats, counted = judge.prepare(text_subject(["ab"], ["ab"]))(np.zeros((len(TEXTS), 1), dtype=np.int64), TEXTS)
+    scorer = HuggingFaceScorer(path=str(gpt2), batch_size=batch_size, max_tokens=max_tokens)
+    nats, counted = scorer.prepare(text_subject(["ab"], ["ab"]))(np.zeros((len(TEXTS), 1), dtype=np.int64), TEXTS)
     expected, tokens = one_by_one(gpt2, TEXTS, max_tokens)
     assert counted.tolist() == tokens
     np.testing.assert_allclose(nats, expected, rtol=1e-5)
     assert nats.sum() / counted.sum() > math.log(257)
 
 
-def test_end_of_text_is_one_token_to_the_judge(gpt2):
-    score = HuggingFaceJudge(path=str(gpt2)).prepare(text_subject(["ab"], ["ab"]))
+def test_end_of_text_is_one_token_to_the_scorer(gpt2):
+    score = HuggingFaceScorer(path=str(gpt2)).prepare(text_subject(["ab"], ["ab"]))
     assert score(np.zeros((1, 1), dtype=np.int64), ["ab<|endoftext|>cd"]).counted.tolist() == [4]
 
 
 def test_a_folder_without_a_model(tmp_path):
     pytest.importorskip("transformers")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(UserError, match="cannot load the judge") as caught:
-        HuggingFaceJudge(path=str(tmp_path)).prepare(text_subject(["ab"], ["ab"]))
+    with pytest.raises(UserError, match="cannot load the scorer") as caught:
+        HuggingFaceScorer(path=str(tmp_path)).prepare(text_subject(["ab"], ["ab"]))
     assert "\n" not in str(caught.value)

@@ -1,4 +1,5 @@
-"""The three energies of a law from their definitions, against the constants and an enumeration in plain loops."""
+"""The three energies of a distribution from their definitions, against the constants and an enumeration in plain
+loops."""
 
 import itertools
 
@@ -8,8 +9,7 @@ import torch
 from scipy import integrate
 
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, SineSchedule, SquaredSineSchedule
-from mdm_lightning.diffusion.theory.energy import energy
-from mdm_lightning.diffusion.theory.law_energy import (
+from mdm_lightning.diffusion.theory.distribution_energy import (
     MaskedStates,
     conditional_constant,
     conditional_energy,
@@ -18,6 +18,7 @@ from mdm_lightning.diffusion.theory.law_energy import (
     kinetic_constant,
     kinetic_energy,
 )
+from mdm_lightning.diffusion.theory.energy import energy
 
 MASK = None
 PAIRS = [
@@ -30,7 +31,7 @@ PAIRS = [
 ]
 
 
-def random_law(n: int, d: int, size: int, seed: int) -> tuple[list[tuple[int, ...]], list[float]]:
+def random_distribution(n: int, d: int, size: int, seed: int) -> tuple[list[tuple[int, ...]], list[float]]:
     rng = np.random.default_rng(seed)
     everything = list(itertools.product(range(d), repeat=n))
     chosen = sorted(rng.choice(len(everything), size, replace=False))
@@ -53,21 +54,26 @@ def enumerate_states(sequences, probabilities) -> dict[tuple, float]:
 @pytest.mark.parametrize(("n", "d", "size"), LAWS)
 @pytest.mark.parametrize(("schedule", "weight"), PAIRS)
 def test_every_energy_is_a_multiple_of_one(n, d, size, schedule, weight):
-    sequences, probabilities = random_law(n, d, size, seed=size)
-    law, exact = (sequences, probabilities, schedule, weight), energy(schedule, weight)
-    assert kinetic_energy(*law) == pytest.approx(kinetic_constant(sequences) * exact, rel=1e-9)
-    assert conditional_energy(*law) == pytest.approx(conditional_constant(n) * exact, rel=1e-9)
-    assert geodesic_energy(*law) == pytest.approx(n * exact, rel=1e-9)
+    sequences, probabilities = random_distribution(n, d, size, seed=size)
+    distribution, exact = (sequences, probabilities, schedule, weight), energy(schedule, weight)
+    assert kinetic_energy(*distribution) == pytest.approx(kinetic_constant(sequences) * exact, rel=1e-9)
+    assert conditional_energy(*distribution) == pytest.approx(conditional_constant(n) * exact, rel=1e-9)
+    assert geodesic_energy(*distribution) == pytest.approx(n * exact, rel=1e-9)
 
 
 def test_all_diverge_together():
-    law = (*random_law(3, 2, 5, seed=0), LinearSchedule(), SquaredSineSchedule())
-    assert kinetic_energy(*law) == conditional_energy(*law) == geodesic_energy(*law) == float("inf")
+    distribution = (*random_distribution(3, 2, 5, seed=0), LinearSchedule(), SquaredSineSchedule())
+    assert (
+        kinetic_energy(*distribution)
+        == conditional_energy(*distribution)
+        == geodesic_energy(*distribution)
+        == float("inf")
+    )
 
 
 @pytest.mark.parametrize(("n", "d", "size"), LAWS)
 def test_kinetic_constant_by_enumeration(n, d, size):
-    sequences, probabilities = random_law(n, d, size, seed=size)
+    sequences, probabilities = random_distribution(n, d, size, seed=size)
     states = enumerate_states(sequences, probabilities)
     assert kinetic_constant(sequences) == sum(z.count(MASK) for z in states)
     full = full_support_kinetic_constant(n, d)
@@ -77,24 +83,26 @@ def test_kinetic_constant_by_enumeration(n, d, size):
 
 def test_the_paper_energies_in_plain_loops():
     """State by state, with scipy's quadrature and the schedules written out: alpha = sin(pi t / 2) and gamma = t."""
-    sequences, probabilities = random_law(3, 2, 5, seed=3)
+    sequences, probabilities = random_distribution(3, 2, 5, seed=3)
     states, n = enumerate_states(sequences, probabilities), 3
 
     def densities(t: float) -> tuple[float, float]:
         alpha, rate = np.sin(np.pi * t / 2), np.pi / 2 * np.cos(np.pi * t / 2)
 
-        def law(z: tuple, at: float) -> float:
+        def distribution(z: tuple, at: float) -> float:
             return at ** (n - z.count(MASK)) * (1 - at) ** z.count(MASK) * states[z]
 
         kinetic = 0.0
         for z, y in itertools.permutations(states, 2):
             changed = [i for i in range(n) if z[i] != y[i]]
             if len(changed) == 1 and z[changed[0]] is MASK:
-                flux = law(z, alpha) * rate / (1 - alpha) * states[y] / states[z]
-                kinetic += flux**2 / (law(z, alpha) * law(y, alpha))
+                flux = distribution(z, alpha) * rate / (1 - alpha) * states[y] / states[z]
+                kinetic += flux**2 / (distribution(z, alpha) * distribution(y, alpha))
         step = 1e-6
-        speeds = {z: rate * (law(z, alpha + step) - law(z, alpha - step)) / (2 * step) for z in states}
-        return kinetic, sum(speed**2 / law(z, alpha) for z, speed in speeds.items())
+        speeds = {
+            z: rate * (distribution(z, alpha + step) - distribution(z, alpha - step)) / (2 * step) for z in states
+        }
+        return kinetic, sum(speed**2 / distribution(z, alpha) for z, speed in speeds.items())
 
     # Not from 0, where both integrals diverge; over the same interval, the energy is the third one.
     part, _ = integrate.quad(lambda t: densities(t)[0], 0.05, 0.95)
@@ -110,15 +118,15 @@ def test_the_paper_energies_in_plain_loops():
 
 def test_states_follow_the_process():
     """Probabilities sum to one at every time, the rates generate their change, and they match plain loops."""
-    sequences, probabilities = random_law(3, 3, 9, seed=1)
+    sequences, probabilities = random_distribution(3, 3, 9, seed=1)
     states = MaskedStates.of(sequences, probabilities)
     loops = enumerate_states(sequences, probabilities)
     assert sorted(states.probability.tolist()) == pytest.approx(sorted(loops.values()))
     schedule, t = BetaSchedule(0.9, 0.4), torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
-    law = states.law_t(schedule, t)
-    torch.testing.assert_close(law.sum(1), torch.ones_like(t))
-    flux = law[:, states.source] * states.rates_t(schedule, t)
-    change = torch.zeros_like(law).index_add(1, states.target, flux).index_add(1, states.source, -flux)
-    torch.testing.assert_close(change, states.dlaw_t(schedule, t))
-    nearby = (states.law_t(schedule, t + 1e-6) - states.law_t(schedule, t - 1e-6)) / 2e-6
+    distribution = states.distribution_t(schedule, t)
+    torch.testing.assert_close(distribution.sum(1), torch.ones_like(t))
+    flux = distribution[:, states.source] * states.rates_t(schedule, t)
+    change = torch.zeros_like(distribution).index_add(1, states.target, flux).index_add(1, states.source, -flux)
+    torch.testing.assert_close(change, states.dalpha_distribution_t(schedule, t))
+    nearby = (states.distribution_t(schedule, t + 1e-6) - states.distribution_t(schedule, t - 1e-6)) / 2e-6
     torch.testing.assert_close(change, nearby, rtol=1e-5, atol=1e-7)
