@@ -1,5 +1,6 @@
 """Reveal counts: how many positions a sampler reveals at each step."""
 
+from mdm_lightning.sampling.adaptive_count import EarlyExit, EntropySum
 from mdm_lightning.sampling.count import (
     AdaptiveCount,
     Binomial,
@@ -8,21 +9,30 @@ from mdm_lightning.sampling.count import (
     Expected,
     FirstHitting,
     FixedCount,
+    FixedSizes,
     LargestRemainder,
     PlannedCount,
+    ProbabilityThreshold,
 )
 from mdm_lightning.sampling.remask import RemaskCapped, RemaskRescaled
+from mdm_lightning.sampling.sizes import AscendingSizes, DilatedSizes
 
 __all__ = [
     "AdaptiveCount",
+    "AscendingSizes",
     "Binomial",
     "ConfidenceThreshold",
+    "DilatedSizes",
+    "EarlyExit",
     "EntropyBounded",
+    "EntropySum",
     "Expected",
     "FirstHitting",
     "FixedCount",
+    "FixedSizes",
     "LargestRemainder",
     "PlannedCount",
+    "ProbabilityThreshold",
     "RemaskCapped",
     "RemaskRescaled",
 ]

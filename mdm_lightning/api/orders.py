@@ -5,19 +5,25 @@ from mdm_lightning.sampling.order import (
     Entropy,
     LeftToRight,
     Margin,
+    MaxProbability,
     PredictedOrder,
     Random,
     RevealOrder,
     StaticOrder,
 )
+from mdm_lightning.sampling.spaced import Dilated, MinimumDistance, Spaced
 
 __all__ = [
     "Confidence",
+    "Dilated",
     "Entropy",
     "LeftToRight",
     "Margin",
+    "MaxProbability",
+    "MinimumDistance",
     "PredictedOrder",
     "Random",
     "RevealOrder",
+    "Spaced",
     "StaticOrder",
 ]

@@ -4,6 +4,7 @@ from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.presets import (
+    dus,
     eb,
     expected_confidence,
     expected_random,
@@ -15,6 +16,7 @@ from mdm_lightning.sampling.presets import (
     mdlm_ancestral,
     remdm,
     remdm_rescale,
+    spaced,
 )
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
@@ -26,6 +28,7 @@ __all__ = [
     "Sampler",
     "SequenceNoise",
     "TokenSampler",
+    "dus",
     "eb",
     "expected_confidence",
     "expected_random",
@@ -37,5 +40,6 @@ __all__ = [
     "mdlm_ancestral",
     "remdm",
     "remdm_rescale",
+    "spaced",
     "walk",
 ]

@@ -111,11 +111,14 @@ class PlannedPositions(Agenda):
 class Ranked(Agenda):
     """Positions are chosen among the candidates by the priority that an order gives them.
 
-    With ``redraw``, a position's token quantile is new at each step. That is needed when the choice depends on the
-    drawn tokens: the quantile of a position that was passed over is not uniform any more.
+    ``ranks`` are the positions' places in a static order. With ``redraw``, a position's token quantile is new at each
+    step. That is needed when the choice depends on the drawn tokens: the quantile of a position that was passed over is
+    not uniform any more.
     """
 
-    def __init__(self, canvas: Canvas, order: RevealOrder, noise: SequenceNoise, redraw: bool) -> None:
+    def __init__(
+        self, canvas: Canvas, order: RevealOrder, ranks: Int64[Tensor, "b l"], noise: SequenceNoise, redraw: bool
+    ) -> None:
         self.canvas = canvas
         self.order = order
         self.noise = noise
@@ -124,13 +127,15 @@ class Ranked(Agenda):
         self.length = canvas.tokens.shape[1]
         self.quantiles = noise.token_quantiles(self.length).to(self.device).flatten()
         self.times = noise.reveal_times(self.length).to(self.device).flatten()
+        self.ranks = ranks.to(self.device).flatten()
 
     def observe(
         self, work: Work, chunk: slice, logits: Float[Tensor, "c d"], tokens: Int64[Tensor, " c"]
     ) -> Float64[Tensor, "s c"]:
         rows, sequence = work.rows[chunk], work.selected[chunk] // self.length
         masked = self.canvas.masked_fraction(work.sequences)[sequence]
-        return self._evidence(Candidates(logits.double(), tokens, self.times[rows], rows % self.length, masked))
+        places = rows % self.length
+        return self._evidence(Candidates(logits.double(), tokens, self.times[rows], places, masked, self.ranks[rows]))
 
     @abstractmethod
     def _evidence(self, candidates: Candidates) -> Float64[Tensor, "s c"]: ...
@@ -168,10 +173,11 @@ class PlannedCounts(Ranked):
         kept: Float64[Tensor, "b k"] | None,
         canvas: Canvas,
         order: RevealOrder,
+        ranks: Int64[Tensor, "b l"],
         noise: SequenceNoise,
         redraw: bool,
     ) -> None:
-        super().__init__(canvas, order, noise, redraw)
+        super().__init__(canvas, order, ranks, noise, redraw)
         self._quota = plan.quota()
         self._quota_on_device = self._quota.to(self.device)
         self._kept = None if kept is None else kept.float().to(self.device)
@@ -205,10 +211,11 @@ class Adaptive(Ranked):
         deadlines: Int64[Tensor, "b n"],
         canvas: Canvas,
         order: RevealOrder,
+        ranks: Int64[Tensor, "b l"],
         noise: SequenceNoise,
         redraw: bool,
     ) -> None:
-        super().__init__(canvas, order, noise, redraw)
+        super().__init__(canvas, order, ranks, noise, redraw)
         self._count = count
         self._deadlines = deadlines.to(self.device)
 

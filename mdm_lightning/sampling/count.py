@@ -16,7 +16,7 @@ from torch import Tensor
 from mdm_lightning.arguments import check_numbers, check_shares
 from mdm_lightning.diffusion.profile.counts import check_steps
 from mdm_lightning.diffusion.schedule import MaskSchedule
-from mdm_lightning.sampling.evidence import Candidates, confidence, entropy
+from mdm_lightning.sampling.evidence import Candidates, confidence, entropy, largest_probability
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.plan import RevealPlan
 
@@ -32,6 +32,8 @@ class PlannedCount(ABC):
     """Whether the schedule matters."""
     reads_steps: ClassVar[bool] = True
     """Whether the step budget does."""
+    reads_noise: ClassVar[bool] = True
+    """Whether the numbers per step are a matter of chance, decided by the noise of the sequence."""
 
     @abstractmethod
     def plan(
@@ -61,6 +63,7 @@ class AdaptiveCount(ABC):
     """Whether the evidence depends on the tokens that were drawn, not only on their distributions."""
     reads_schedule: ClassVar[bool] = False
     reads_steps: ClassVar[bool] = True
+    reads_noise: ClassVar[bool] = False
 
     @abstractmethod
     def evidence(self, candidates: Candidates) -> Float64[Tensor, " m"]:
@@ -92,6 +95,8 @@ def alpha_grid(schedule: MaskSchedule, steps: Int64[Tensor, " b"]) -> Float64[Te
 
 class FixedCount(PlannedCount):
     """A planned count without chance: the numbers per step follow from schedule, steps and positions alone."""
+
+    reads_noise: ClassVar[bool] = False
 
     @abstractmethod
     def quota(self, schedule: MaskSchedule, steps: Int64[Tensor, " b"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
@@ -175,20 +180,23 @@ class LargestRemainder(FixedCount):
         return quota + (by_remainder.argsort(dim=1) < n[:, None] - quota.sum(1, keepdim=True)).long()
 
 
-@dataclass(frozen=True)
-class FirstHitting(FixedCount):
-    """Exactly one position per forward pass: the limit of infinitely many steps (Zheng et al., 2024).
-
-    Neither the schedule nor the step budget matters; the forward passes are as many as the masked positions. With the
-    order Random, the order is that of Binomial under every schedule.
-    """
+class FixedSizes(FixedCount):
+    """Numbers per step that follow from the number of positions alone, with as many steps as that takes: neither the
+    schedule nor the step budget matters."""
 
     on_schedule: ClassVar[bool] = False
     reads_schedule: ClassVar[bool] = False
     reads_steps: ClassVar[bool] = False
 
+    @abstractmethod
+    def revealed(self, steps: int) -> int:
+        """Positions revealed after so many steps, if there are as many; more with each step."""
+
     def quota(self, schedule: MaskSchedule, steps: Int64[Tensor, " b"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
-        return (torch.arange(int(n.max())) < n[:, None]).long()
+        stops, most = [0], int(n.max())
+        while stops[-1] < most:
+            stops.append(self.revealed(len(stops)))
+        return torch.minimum(torch.tensor(stops), n[:, None]).diff(dim=1)
 
     def plan(
         self,
@@ -197,7 +205,20 @@ class FirstHitting(FixedCount):
         generated: Bool[Tensor, "b l"],
         noise: SequenceNoise,
     ) -> RevealPlan:
-        return super().plan(schedule, generated.sum(1), generated, noise)
+        needed = (self.quota(schedule, steps, generated.sum(1)) > 0).sum(1)
+        return super().plan(schedule, needed, generated, noise)
+
+
+@dataclass(frozen=True)
+class FirstHitting(FixedSizes):
+    """Exactly one position per forward pass: the limit of infinitely many steps (Zheng et al., 2024).
+
+    The forward passes are as many as the masked positions. With the order Random, the order is that of Binomial under
+    every schedule.
+    """
+
+    def revealed(self, steps: int) -> int:
+        return steps
 
 
 @dataclass(frozen=True)
@@ -230,7 +251,33 @@ class EntropyBounded(AdaptiveCount):
 
 
 @dataclass(frozen=True)
-class ConfidenceThreshold(AdaptiveCount):
+class ProbabilityThreshold(AdaptiveCount):
+    """All positions whose most probable token has at least the given probability, and at least one.
+
+    ConfidenceThreshold without a look at the token that was drawn, which at temperature 0 it is. With an order other
+    than MaxProbability: the longest prefix of the order in which all are.
+
+    Args:
+        threshold: probability of the most probable token from which on a position is revealed.
+
+    Raises:
+        ValueError: the threshold is no probability.
+    """
+
+    threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_shares(self, "threshold")
+
+    def evidence(self, candidates: Candidates) -> Float64[Tensor, " m"]:
+        return largest_probability(candidates.logits)
+
+    def count(self, evidence: Float64[Tensor, "a l"], valid: Bool[Tensor, "a l"]) -> Int64[Tensor, " a"]:
+        return ((evidence >= self.threshold) & valid).long().cumprod(1).sum(1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class ConfidenceThreshold(ProbabilityThreshold):
     """All positions predicted with at least the given probability (Fast-dLLM, Wu et al., 2025), and at least one.
 
     With an order other than Confidence: the longest prefix of the order in which all are.
@@ -243,13 +290,6 @@ class ConfidenceThreshold(AdaptiveCount):
     """
 
     reads_tokens: ClassVar[bool] = True
-    threshold: float = 0.9
-
-    def __post_init__(self) -> None:
-        check_shares(self, "threshold")
 
     def evidence(self, candidates: Candidates) -> Float64[Tensor, " m"]:
         return confidence(candidates.logits, candidates.tokens)
-
-    def count(self, evidence: Float64[Tensor, "a l"], valid: Bool[Tensor, "a l"]) -> Int64[Tensor, " a"]:
-        return ((evidence >= self.threshold) & valid).long().cumprod(1).sum(1).clamp(min=1)

@@ -20,6 +20,8 @@ class Candidates(NamedTuple):
     """Their places in the sequence."""
     masked: Float64[Tensor, " m"]
     """Fraction of their sequence's generated positions that are still masked."""
+    ranks: Int64[Tensor, " m"]
+    """Their places in a static order, of the block that they belong to; all 0 if the order is none."""
 
 
 def confidence(logits: Float64[Tensor, "m d"], tokens: Int64[Tensor, " m"]) -> Float64[Tensor, " m"]:
@@ -30,6 +32,11 @@ def confidence(logits: Float64[Tensor, "m d"], tokens: Int64[Tensor, " m"]) -> F
 def log_confidence(logits: Float64[Tensor, "m d"], tokens: Int64[Tensor, " m"]) -> Float64[Tensor, " m"]:
     """Log-probability of the drawn token, in nats."""
     return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(1)
+
+
+def largest_probability(logits: Float64[Tensor, "m d"]) -> Float64[Tensor, " m"]:
+    """Probability of the most probable token."""
+    return (logits.amax(1) - logits.logsumexp(1)).exp()
 
 
 def margin(logits: Float64[Tensor, "m d"]) -> Float64[Tensor, " m"]:

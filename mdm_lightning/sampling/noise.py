@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-_REVEAL, _TOKEN, _REMASK = range(3)
+_REVEAL, _TOKEN, _REMASK, _PHASE = range(4)
 
 
 @dataclass(frozen=True)
 class SequenceNoise:
-    """Uniform numbers in [0, 1) for a batch of b sequences: three per position and visit.
+    """Uniform numbers in [0, 1) for a batch of b sequences: three per position and visit, and one per sequence.
 
     A position's first visit is number 0; each time it is masked again, the next visit has fresh numbers. The number at
     a position does not depend on the sequence's length either. All are multiples of 2^-53, from the counter-based
@@ -54,6 +54,10 @@ class SequenceNoise:
     def remask_times(self, length: int, visit: int = 0) -> Float64[Tensor, "b l"]:
         """When each position is masked again, as a quantile of the time it stays revealed."""
         return self._uniform(length, _REMASK, visit)
+
+    def phases(self) -> Float64[Tensor, " b"]:
+        """Where each sequence's order begins, as a share of its length."""
+        return self._uniform(1, _PHASE, 0)[:, 0]
 
     def _uniform(self, length: int, kind: int, visit: int) -> Float64[Tensor, "b l"]:
         # The generator counts in the low words of the counter, so (kind, visit) in the high words select a stream.

@@ -3,16 +3,25 @@
 A static order is known before anything is generated; a predicted order asks the denoiser's predictions.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from mdm_lightning.arguments import check, finite
-from mdm_lightning.sampling.evidence import Candidates, confidence, entropy, log_confidence, margin
+from mdm_lightning.sampling.evidence import (
+    Candidates,
+    confidence,
+    entropy,
+    largest_probability,
+    log_confidence,
+    margin,
+)
+from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.plan import NEVER, RevealPlan
 
 
@@ -21,6 +30,8 @@ class RevealOrder(ABC):
 
     reads_tokens: ClassVar[bool] = False
     """Whether the priority depends on the tokens that were drawn, not only on their distributions."""
+    reads_noise: ClassVar[bool] = False
+    """Whether it is a matter of chance, decided by the noise of the sequence."""
 
     @abstractmethod
     def priority(self, candidates: Candidates) -> Float64[Tensor, " m"]:
@@ -29,11 +40,26 @@ class RevealOrder(ABC):
 
 class StaticOrder(RevealOrder):
     """An order that does not depend on predictions: a planned count then knows its positions up front, and only those
-    enter the head."""
+    enter the head. In blocks, each block has an order of its own."""
 
     @abstractmethod
-    def arrange(self, plan: RevealPlan) -> RevealPlan:
+    def ranks(self, generated: Bool[Tensor, "b l"], noise: SequenceNoise) -> Int64[Tensor, "b l"]:
+        """Place in the order, from 0, of each of the positions to be generated; elsewhere without meaning.
+
+        Args:
+            generated: the positions, on the CPU.
+            noise: of the sequences, for orders that are a matter of chance.
+        """
+
+    def arrange(self, plan: RevealPlan, noise: SequenceNoise) -> RevealPlan:
         """The plan with the same number of positions at each step, in this order."""
+        (steps,) = plan.reveal
+        generated = steps != NEVER
+        ranks = self.ranks(generated, noise).masked_fill(~generated, 0)
+        return RevealPlan.once(steps.sort(dim=1).values.gather(1, ranks), generated, plan.lengths)
+
+    def priority(self, candidates: Candidates) -> Float64[Tensor, " m"]:
+        return -candidates.ranks.double()
 
 
 class PredictedOrder(RevealOrder):
@@ -44,25 +70,23 @@ class PredictedOrder(RevealOrder):
 class Random(StaticOrder):
     """Uniformly random, by the positions' reveal times u_i."""
 
-    def arrange(self, plan: RevealPlan) -> RevealPlan:
-        return plan
+    reads_noise: ClassVar[bool] = True
 
-    def priority(self, candidates: Candidates) -> Float64[Tensor, " m"]:
-        return -candidates.times
+    def ranks(self, generated: Bool[Tensor, "b l"], noise: SequenceNoise) -> Int64[Tensor, "b l"]:
+        times = noise.reveal_times(generated.shape[1]).masked_fill(~generated, math.inf)
+        return times.argsort(dim=1, stable=True).argsort(dim=1)
+
+    def arrange(self, plan: RevealPlan, noise: SequenceNoise) -> RevealPlan:
+        """The plan itself, which may mask positions again."""
+        return plan
 
 
 @dataclass(frozen=True)
 class LeftToRight(StaticOrder):
     """From left to right."""
 
-    def arrange(self, plan: RevealPlan) -> RevealPlan:
-        (steps,) = plan.reveal
-        generated = steps != NEVER
-        rank = (generated.cumsum(1) - 1).clamp(min=0)
-        return RevealPlan.once(steps.sort(dim=1).values.gather(1, rank), generated, plan.lengths)
-
-    def priority(self, candidates: Candidates) -> Float64[Tensor, " m"]:
-        return -candidates.positions.double()
+    def ranks(self, generated: Bool[Tensor, "b l"], noise: SequenceNoise) -> Int64[Tensor, "b l"]:
+        return generated.cumsum(1) - 1
 
 
 @dataclass(frozen=True)
@@ -96,6 +120,18 @@ class Confidence(PredictedOrder):
         # 2^-54 in place of u = 0, whose Gumbel number is infinite.
         gumbel = -torch.log(-torch.log(candidates.times.clamp(min=2**-54)))
         return log_confidence(candidates.logits, candidates.tokens) + self.noise * candidates.masked * gumbel
+
+
+@dataclass(frozen=True)
+class MaxProbability(PredictedOrder):
+    """Highest probability of any token first: Confidence without a look at the token that was drawn.
+
+    At temperature 0 it is Confidence. Above, it keeps the denoiser's law as Margin and Entropy do, and the sampler has
+    an exact likelihood (``walk``).
+    """
+
+    def priority(self, candidates: Candidates) -> Float64[Tensor, " m"]:
+        return largest_probability(candidates.logits)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from mdm_lightning.sampling.count import (
 from mdm_lightning.sampling.order import Confidence, Entropy, LeftToRight, Random
 from mdm_lightning.sampling.remask import RemaskCapped, RemaskRescaled
 from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.sampling.sizes import DilatedSizes
+from mdm_lightning.sampling.spaced import Dilated, Spaced
 from mdm_lightning.sampling.tokens import TokenSampler
 
 _LINEAR = LinearSchedule()
@@ -89,6 +91,20 @@ def left_to_right(
 ) -> Sampler:
     """From left to right; with ``steps=None`` one position at a time."""
     return Sampler(schedule, Expected(), LeftToRight(), tokens, steps=steps)
+
+
+def spaced(schedule: MaskSchedule = _LINEAR, *, steps: int | None = 64, tokens: TokenSampler = _CATEGORICAL) -> Sampler:
+    """As many positions as the schedule expects, those of a step far from each other."""
+    return Sampler(schedule, Expected(), Spaced(), tokens, steps=steps)
+
+
+def dus(*, tokens: TokenSampler = _GREEDY, block_length: int | None = 32) -> Sampler:
+    """DUS (Luxembourg et al., 2025): dilated groups in about log2 of the block length steps, block by block.
+
+    Args:
+        block_length: masked positions per block; None for a single block.
+    """
+    return Sampler(_LINEAR, DilatedSizes(), Dilated(), tokens, Blocks(block_length))
 
 
 def first_hitting(*, tokens: TokenSampler = _CATEGORICAL) -> Sampler:

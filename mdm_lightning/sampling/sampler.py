@@ -192,15 +192,26 @@ class Sampler:
         if isinstance(self.count, AdaptiveCount):
             deadlines = torch.stack([part.steps for part in parts], dim=1).cumsum(1)
             redraw = drawn_at_random and (self.order.reads_tokens or self.count.reads_tokens)
-            return Adaptive(self.count, deadlines, canvas, self.order, noise, redraw)
-        plans = (self.count.plan(self.schedule, part.steps, part.generated, noise) for part in parts)
+            return Adaptive(self.count, deadlines, canvas, self.order, self._ranks(parts, noise), noise, redraw)
+        plans = [self.count.plan(self.schedule, part.steps, part.generated, noise) for part in parts]
+        if isinstance(self.order, StaticOrder):
+            plans = [self.order.arrange(plan, noise) for plan in plans]
         plan = reduce(RevealPlan.then, plans)
         kept = None
         if self.count.on_schedule and len(parts) == 1:
             kept = alpha_grid(self.schedule, parts[0].steps)
         if isinstance(self.order, StaticOrder):
-            return PlannedPositions(self.order.arrange(plan), kept, noise, canvas.tokens.device)
-        return PlannedCounts(plan, kept, canvas, self.order, noise, drawn_at_random and self.order.reads_tokens)
+            return PlannedPositions(plan, kept, noise, canvas.tokens.device)
+        redraw = drawn_at_random and self.order.reads_tokens
+        return PlannedCounts(plan, kept, canvas, self.order, self._ranks(parts, noise), noise, redraw)
+
+    def _ranks(self, parts: list[Part], noise: SequenceNoise) -> Int64[Tensor, "b l"]:
+        """Places in a static order within each block; zeros for other orders."""
+        ranks = torch.zeros(parts[0].generated.shape, dtype=torch.int64)
+        if isinstance(self.order, StaticOrder):
+            for part in parts:
+                ranks = torch.where(part.generated, self.order.ranks(part.generated, noise), ranks)
+        return ranks
 
     def _predict(
         self, denoiser: Denoiser, canvas: Canvas, work: Work, kept: Float32[Tensor, " a"] | None

@@ -19,6 +19,7 @@ and -log of it bounds -log P_K(x) from above. At temperature 0 a drawn token is 
 value-blind again.
 """
 
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ from mdm_lightning.sampling.canvas import Canvas
 from mdm_lightning.sampling.count import AdaptiveCount, PlannedCount
 from mdm_lightning.sampling.evidence import confidence
 from mdm_lightning.sampling.noise import SequenceNoise
-from mdm_lightning.sampling.order import Confidence, Random
+from mdm_lightning.sampling.order import Confidence
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.source import Predictions, TokenSource
 
@@ -42,8 +43,8 @@ class Kind(Enum):
 
     EXACT = "exact"
     """-log P_K(x)."""
-    KEYS = "bound: mean over random orders"
-    """-log P_K(x | reveal times): its mean over noise bounds -log P_K(x)."""
+    KEYS = "bound: mean over random orders or counts"
+    """-log P_K(x | noise): its mean over noise bounds -log P_K(x)."""
     DRAWS = "bound: one path of several"
     """-log of the probability of one of the paths that end in x."""
 
@@ -87,7 +88,7 @@ def kind_of_walk(sampler: Sampler) -> Kind:
             )
         if order.reads_tokens:
             return Kind.DRAWS
-    return Kind.KEYS if isinstance(order, Random) else Kind.EXACT
+    return Kind.KEYS if order.reads_noise or count.reads_noise else Kind.EXACT
 
 
 def walk(
@@ -99,6 +100,7 @@ def walk(
     *,
     steps: int | None = None,
     padding: Bool[Tensor, "b l"] | None = None,
+    on_step: Callable[[int, Int64[Tensor, "b l"]], None] | None = None,
 ) -> Walk:
     """The walk of each sequence along the path of a sampler, K forward passes for a batch.
 
@@ -110,6 +112,7 @@ def walk(
         noise: reveal times, for random orders.
         steps: step budget; by default the sampler's own.
         padding: True at positions that are not part of a sequence.
+        on_step: as of ``Sampler``.
 
     Raises:
         ValueError: the arguments do not fit each other, or there is no likelihood (``kind_of_walk``).
@@ -117,7 +120,7 @@ def walk(
     """
     source = Given(sampler, sequences, generated, passing=kind_of_walk(sampler) is Kind.DRAWS)
     canvas = sequences.masked_fill(generated, denoiser.mask_id)
-    samples = sampler.follow(denoiser, canvas, noise, source, steps=steps, padding=padding)
+    samples = sampler.follow(denoiser, canvas, noise, source, steps=steps, padding=padding, on_step=on_step)
     return Walk(source.nats, source.greedy, samples.revealed_at, samples.sequence_nfe)
 
 

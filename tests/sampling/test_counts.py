@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mdm_lightning.diffusion.schedule import BetaSchedule, CosineSchedule, LinearSchedule, PolynomialSchedule
+from mdm_lightning.sampling.adaptive_count import EarlyExit, EntropySum
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import (
     Binomial,
@@ -14,17 +15,21 @@ from mdm_lightning.sampling.count import (
     EntropyBounded,
     Expected,
     FirstHitting,
+    FixedSizes,
     LargestRemainder,
     PlannedCount,
 )
+from mdm_lightning.sampling.evidence import Candidates
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.order import LeftToRight, Random
 from mdm_lightning.sampling.plan import NEVER
 from mdm_lightning.sampling.remask import RemaskCapped, RemaskRescaled
+from mdm_lightning.sampling.sizes import AscendingSizes, DilatedSizes
 
-from .toys import p_value
+from .toys import noise, p_value
 
 PLANNED = [Binomial(), Expected(), LargestRemainder(), FirstHitting(), RemaskCapped(0.2), RemaskRescaled(0.5)]
+PLANNED += [AscendingSizes(), DilatedSizes(), DilatedSizes(3)]
 SCHEDULES = [LinearSchedule(), CosineSchedule(), BetaSchedule(0.9, 0.3), BetaSchedule(0.2, 1.0)]
 
 
@@ -95,19 +100,64 @@ def test_every_position_is_revealed_within_the_steps(count, schedule):
         assert visits.tolist() == [1] * n + [0] * (9 - n)
         last = together.reveal[:, row][together.reveal[:, row] != NEVER]
         assert len(last) == 0 or int(last.max()) < together.lengths[row]
-        assert together.lengths[row] == (n if isinstance(count, FirstHitting) else k)
+        sizes = count.counts(schedule, 1, n) if isinstance(count, FixedSizes) else None
+        assert together.lengths[row] == (k if sizes is None else len(sizes))
 
 
 @pytest.mark.parametrize("count", [Binomial(), Expected(), LargestRemainder(), FirstHitting()])
 def test_left_to_right_keeps_the_number_per_step(count):
     original = plan(count, LinearSchedule(), [9, 4, 7], 5, 12)
-    arranged = LeftToRight().arrange(original)
+    arranged = LeftToRight().arrange(original, noise(3))
     assert torch.equal(arranged.quota(), original.quota())
     for row, n in enumerate((9, 4, 7)):
         steps = arranged.reveal[0, row].tolist()
         assert steps[:n] == sorted(steps[:n])
         assert steps[n:] == [NEVER] * (12 - n)
-    assert Random().arrange(original) is original
+    assert Random().arrange(original, noise(3)) is original
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 100, 128])
+def test_sizes_that_double(n):
+    """One step more each time the positions double; without a look at schedule or budget."""
+    for schedule, steps in ((LinearSchedule(), 3), (CosineSchedule(), 50)):
+        ascending, dilated, base = (
+            count.counts(schedule, steps, n).tolist() for count in (AscendingSizes(), DilatedSizes(), DilatedSizes(5))
+        )
+        assert ascending[:-1] == [2**k for k in range(len(ascending) - 1)]
+        assert len(ascending) == n.bit_length()
+        assert list(itertools.accumulate(dilated))[:-1] == [2**k for k in range(1, len(dilated))]
+        assert len(dilated) == max(1, (n - 1).bit_length())
+        assert list(itertools.accumulate(base))[:-1] == [5**k for k in range(1, len(base))]
+        assert sum(ascending) == sum(dilated) == sum(base) == n
+        assert 0 < ascending[-1] <= 2 ** (len(ascending) - 1)
+
+
+def valid_rows(rows: list[list[float]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Evidence of sequences with different numbers of masked positions."""
+    width = max(map(len, rows))
+    padded = [row + [-math.inf] * (width - len(row)) for row in rows]
+    lengths = torch.tensor([len(row) for row in rows])
+    return torch.tensor(padded, dtype=torch.float64), torch.arange(width) < lengths[:, None]
+
+
+def test_an_entropy_sum_is_never_passed_unless_by_the_first():
+    evidence, valid = valid_rows([[0.1, 0.2, 0.3, 0.0], [0.7, 0.0], [0.0, 0.0, 0.0], [0.5]])
+    assert EntropySum(0.5).count(evidence, valid).tolist() == [2, 1, 3, 1]
+    assert EntropySum(0.0).count(evidence, valid).tolist() == [1, 1, 3, 1]
+    assert (EntropySum(0.5).count(evidence, valid) <= EntropyBounded(0.5).count(evidence, valid)).all()
+
+
+def test_the_early_exit_reveals_all_at_once():
+    """Where the mean difference of logits reaches the threshold, which falls with what is masked; else so many."""
+    logits = torch.tensor([[4.0, 1.0, 0.0], [2.0, 1.0, 0.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    for masked, threshold in ((1.0, 6.0), (0.5, 3.5), (0.1, 1.5)):
+        share = torch.full((3,), masked, dtype=torch.float64)
+        none = torch.zeros(3, dtype=torch.int64)
+        candidates = Candidates(logits, none, share, none, share, none)
+        evidence = EarlyExit(per_step=2, high=6.0, low=1.0).evidence(candidates)
+        assert evidence.tolist() == pytest.approx([3 - threshold, 1 - threshold, -threshold])
+    evidence, valid = valid_rows([[1.0, -0.5, -0.5], [1.0, -2.0, 0.5], [-1.0]])
+    assert EarlyExit(per_step=2).count(evidence, valid).tolist() == [3, 2, 1]
 
 
 def test_remasking_with_probability_zero_is_binomial():

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from mdm_lightning.denoiser.base import Denoiser, NoDistribution
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule
+from mdm_lightning.sampling.adaptive_count import EarlyExit, EntropySum
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import (
     Binomial,
@@ -19,12 +21,15 @@ from mdm_lightning.sampling.count import (
     Expected,
     FirstHitting,
     LargestRemainder,
+    ProbabilityThreshold,
 )
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
-from mdm_lightning.sampling.order import Confidence, Entropy, LeftToRight, Margin, Random
+from mdm_lightning.sampling.order import Confidence, Entropy, LeftToRight, Margin, MaxProbability, Random
 from mdm_lightning.sampling.remask import RemaskCapped
 from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.sampling.sizes import AscendingSizes, DilatedSizes
+from mdm_lightning.sampling.spaced import Dilated, MinimumDistance, Spaced
 from mdm_lightning.sampling.tokens import TokenSampler
 from mdm_lightning.sampling.walk import Kind, kind_of_walk, walk
 
@@ -43,6 +48,7 @@ from .toys import (
 )
 
 LENGTH, TOKENS = 4, 3
+GREEDY = TokenSampler(temperature=0.0)
 DENOISER = TinyDenoiser(TOKENS, LENGTH, seed=3)
 EARLY, LATE = BetaSchedule(0.3, 0.9), BetaSchedule(0.9, 0.3)
 
@@ -52,6 +58,7 @@ Score = Callable[[np.ndarray], float]
 SCORES: dict[str, Score] = {
     "margin": lambda p: float(np.sort(p)[-1] - np.sort(p)[-2]),
     "entropy": lambda p: float((p * np.log(p)).sum()),
+    "largest": lambda p: float(p.max()),
 }
 
 
@@ -94,7 +101,13 @@ def paths(start: State, score: Score | None, counts: list[int]) -> Distribution:
 @pytest.mark.parametrize("schedule", [LinearSchedule(), EARLY, LATE])
 @pytest.mark.parametrize("count", [Expected(), LargestRemainder()])
 @pytest.mark.parametrize(
-    ("order", "score"), [(LeftToRight(), None), (Margin(), SCORES["margin"]), (Entropy(), SCORES["entropy"])]
+    ("order", "score"),
+    [
+        (LeftToRight(), None),
+        (Margin(), SCORES["margin"]),
+        (Entropy(), SCORES["entropy"]),
+        (MaxProbability(), SCORES["largest"]),
+    ],
 )
 def test_value_blind_orders_are_exact(start, schedule, count, order, score):
     sampler = Sampler(schedule, count, order, steps=3)
@@ -118,8 +131,16 @@ def samplers() -> Iterator[Sampler]:
         yield Sampler(LinearSchedule(), Expected(), Margin(), tokens, steps=2)
     yield Sampler(LinearSchedule(), Expected(), Confidence(), TokenSampler(0.0), steps=2)
     yield Sampler(LinearSchedule(), ConfidenceThreshold(0.5), Confidence(), TokenSampler(0.0))
+    yield Sampler(LinearSchedule(), ProbabilityThreshold(0.5), MaxProbability())
+    yield Sampler(LinearSchedule(), EntropySum(1.0), Dilated())
+    yield Sampler(LinearSchedule(), EarlyExit(high=2.0), MaxProbability())
+    yield Sampler(LATE, AscendingSizes(), Dilated())
     yield Sampler(LATE, Expected(), Random(), steps=3)
     yield Sampler(LATE, Binomial(), Random(), steps=3)
+    yield Sampler(LATE, Binomial(), Margin(), steps=3)
+    yield Sampler(LATE, DilatedSizes(), Spaced())
+    yield Sampler(LATE, Expected(), MinimumDistance(2), steps=2)
+    yield Sampler(LATE, EntropyBounded(0.8), Spaced(), blocks=Blocks(2))
 
 
 @pytest.mark.parametrize("start", [(3, 3, 3, 3), (3, 1, 3, 3)])
@@ -143,6 +164,48 @@ def test_at_temperature_zero_the_output_is_what_walks_greedily():
     reproduced = sequences[walked.greedy.all(1)]
     assert reproduced.tolist() == output.tolist()
     assert walked.cost.isfinite().tolist() == walked.greedy.all(1).tolist()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_confidence_at_temperature_zero_is_the_highest_probability(steps):
+    """With planned counts and with thresholds: the same tokens in the same steps."""
+    denoiser = TinyDenoiser(length=12)
+    canvas = torch.full((20, 12), denoiser.mask_id)
+    canvas[:, ::4] = torch.arange(20)[:, None] % 7
+    pairs = [
+        (Sampler(LATE, Expected(), Confidence(), GREEDY, steps=steps), MaxProbability(), None),
+        (Sampler(LATE, ConfidenceThreshold(0.3), Confidence(), GREEDY), MaxProbability(), ProbabilityThreshold(0.3)),
+    ]
+    for sampler, order, count in pairs:
+        other = replace(sampler, order=order, count=count or sampler.count)
+        one, two = (s(denoiser, canvas, noise(20)) for s in (sampler, other))
+        assert torch.equal(one.tokens, two.tokens)
+        assert torch.equal(one.revealed_at, two.revealed_at)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Sampler(LATE, Binomial(), LeftToRight(), steps=2),
+        Sampler(LATE, Expected(), Spaced(), steps=2),
+        Sampler(LATE, EntropyBounded(0.8), Random()),
+    ],
+    ids=str,
+)
+def test_where_there_is_chance_the_samplers_law_is_the_mean_over_keys(sampler):
+    """Of exp(-cost), over 4,000 keys, against the share of 4,000 samples with other keys: five standard errors of the
+    difference, for the three sequences that come most often."""
+    keys = 4_000
+    samples = as_states(sampler(DENOISER, torch.full((keys, LENGTH), TOKENS), noise(keys, seed=2)).tokens)
+    counts = {x: samples.count(x) for x in set(samples)}
+    assert kind_of_walk(sampler) is Kind.KEYS
+    for x in sorted(counts, key=lambda x: -counts[x])[:3]:
+        repeated = torch.tensor([x] * keys)
+        given = torch.ones_like(repeated, dtype=torch.bool)
+        chances = walk(sampler, DENOISER, repeated, given, noise(keys, seed=3)).cost.neg().exp()
+        mean, share = float(chances.mean()), counts[x] / keys
+        error = math.sqrt((float(chances.var()) + share * (1 - share)) / keys)
+        assert abs(mean - share) < 5 * error
 
 
 def test_the_mean_over_keys_is_the_k_step_nelbo():
