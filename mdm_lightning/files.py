@@ -1,11 +1,13 @@
 """Files that are whole or absent, and the lock under which one process builds what all of them read."""
 
+import json
 import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -44,6 +46,33 @@ def write_atomically(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def to_json(content: Any, *, indent: int | None = 1, default: Callable[[Any], Any] | None = None) -> str:
+    """Valid JSON text with a newline at its end. JSON has no NaN and no infinity; they are written as
+    ``{"float": "nan"}``, ``{"float": "inf"}`` and ``{"float": "-inf"}``, in every file of this package.
+
+    Args:
+        content: mappings, lists, tuples, text and numbers.
+        indent: spaces per level; None for a single line.
+        default: makes content of anything else.
+
+    Raises:
+        TypeError: there is something else, and no default.
+    """
+    return json.dumps(_encode(content), indent=indent, allow_nan=False, ensure_ascii=False, default=default) + "\n"
+
+
+def from_json(text: str) -> Any:
+    """The content that ``to_json`` wrote.
+
+    Raises:
+        ValueError: the text is no JSON.
+    """
+    try:
+        return json.loads(text, object_hook=_decode)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes left of `path`; the caller holds the lock, so nobody is writing it now."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
@@ -71,6 +100,20 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _encode(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _encode(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_encode(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return {"float": str(content)}
+    return content
+
+
+def _decode(content: dict[str, Any]) -> Any:
+    return float(content["float"]) if content.keys() == {"float"} else content
 
 
 def _sync_folder(folder: Path) -> None:

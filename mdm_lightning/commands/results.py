@@ -2,18 +2,17 @@
 
 import csv
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
 from mdm_lightning.evaluation.base import Row, Settings
-from mdm_lightning.files import replacing, write_atomically
+from mdm_lightning.files import replacing, to_json, write_atomically
+from mdm_lightning.tables import markdown_table
 from mdm_lightning.training.dashboards import TensorBoard, verbatim
 
 LONGEST_SERIES = 20  # rows of one metric that are worth printing
@@ -84,20 +83,9 @@ class Results:
         return text.getvalue()
 
     def _json(self) -> str:
-        content = [{"evaluation": name, **plain(row)} for name, rows in self.rows.items() for row in rows]
-        return json.dumps(content, indent=1) + "\n"
-
-
-def plain(row: Row) -> dict[str, Any]:
-    """A row for JSON, which knows no infinities: those become strings."""
-    values = row._asdict() | {
-        "settings": dict(row.settings),
-        "scores": None if row.scores is None else list(row.scores),
-    }
-    for name in ("value", "stderr"):
-        if values[name] is not None and not math.isfinite(values[name]):
-            values[name] = str(values[name])
-    return values
+        return to_json(
+            [{"evaluation": name, **row.plain()._asdict()} for name, rows in self.rows.items() for row in rows]
+        )
 
 
 def table(evaluation: str, rows: Sequence[Row]) -> str:
@@ -117,11 +105,20 @@ def table(evaluation: str, rows: Sequence[Row]) -> str:
     for name in (name for name in values if name not in agreed):
         if len({(row.metric, *_choose(row, apart)) for row in rows}) < len(rows):
             apart.append(name)
-    lines = [["metric", *apart, "value", "std. error", "n"], ["---", *["---"] * len(apart), "---:", "---:", "---:"]]
-    for row in rows:
-        error = "" if row.stderr is None else f"{row.stderr:.2g}"
-        lines.append([row.metric, *_choose(row, apart), f"{row.value:.5g}", error, str(row.n)])
-    return "\n".join([heading, "", *("| " + " | ".join(cells) + " |" for cells in lines)])
+    errors = [_error(row) for row in rows]
+    column = ["std. error"] if any(errors) else []
+    header = ["metric", *apart, "value", *column, "n"]
+    cells = [
+        [row.metric, *_choose(row, apart), f"{row.value:.5g}", *([error] if column else []), str(row.n)]
+        for row, error in zip(rows, errors, strict=True)
+    ]
+    return f"{heading}\n\n{markdown_table(header, cells, left=1 + len(apart))}"
+
+
+def _error(row: Row) -> str:
+    if row.exact:
+        return "exact"
+    return "" if row.stderr is None else f"{row.stderr:.2g}"
 
 
 def _choose(row: Row, names: Sequence[str]) -> list[str]:

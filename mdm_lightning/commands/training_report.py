@@ -1,18 +1,15 @@
 """The closing report of a training run: what was reached, where it lies, what to type next."""
 
-import json
-import math
 import shlex
 import time
 from pathlib import Path
-from typing import Any
 
 from mdm_lightning.checkpoint.run import RUNS
 from mdm_lightning.commands.program import typed, typed_path
 from mdm_lightning.data.entropy import bigram_entropy, unigram_entropy
 from mdm_lightning.data.source import PreparedData, why_no_bits_per_byte
 from mdm_lightning.data.text.packing import PackedBlocks
-from mdm_lightning.files import write_atomically
+from mdm_lightning.files import from_json, to_json, write_atomically
 
 RESULTS = "results.json"
 
@@ -31,7 +28,7 @@ def corpus_entropies(data: PreparedData) -> dict[str, float]:
 def results_step(run: Path) -> int | None:
     """The optimizer step that a run's report is about; None if it has none."""
     try:
-        return json.loads((run / RESULTS).read_text())["step"]
+        return from_json((run / RESULTS).read_text("utf-8"))["step"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -47,9 +44,7 @@ class TrainingReport:
 
     def write(self, values: dict[str, float], step: int) -> None:
         """Keeps the metrics beside the checkpoints, for scripts."""
-        finite = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
-        content: dict[str, Any] = {"step": step, "data": self.data.name, "metrics": finite}
-        write_atomically(self.folder / RESULTS, json.dumps(content, indent=1) + "\n")
+        write_atomically(self.folder / RESULTS, to_json({"step": step, "data": self.data.name, "metrics": values}))
 
     def text(self, values: dict[str, float], step: int, tokens: int, speed: float, samples: list[str]) -> str:
         """The report as printed.

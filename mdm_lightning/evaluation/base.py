@@ -55,6 +55,15 @@ class Row(NamedTuple):
         """The metric, with the task in front: a name for dashboards."""
         return self.metric if self.task is None else f"{self.task}/{self.metric}"
 
+    def plain(self) -> "Row":
+        """The row in Python's own numbers, which files take: NumPy's and torch's do not survive JSON."""
+        stderr = None if self.stderr is None else float(self.stderr)
+        scores = None if self.scores is None else tuple(map(float, self.scores))
+        return self._replace(
+            value=float(self.value), stderr=stderr, n=int(self.n), settings=dict(self.settings), scores=scores,
+            exact=bool(self.exact),
+        )  # fmt: skip
+
 
 class NotApplicable(UserError):
     """An evaluation that makes no sense for the data at hand; skipped when others were asked for as well."""

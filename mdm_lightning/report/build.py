@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from mdm_lightning.files import replacing, write_atomically
 from mdm_lightning.report.columns import Column, columns, preferred, sections, stages
 from mdm_lightning.report.figures import section_figures
-from mdm_lightning.report.markup import escape_latex, escape_markdown, latex, markdown
+from mdm_lightning.report.markup import escape_latex, latex, markdown
 from mdm_lightning.report.notation import conditions, words
 from mdm_lightning.report.page import Section, page
 from mdm_lightning.report.prediction import prediction
@@ -30,6 +30,7 @@ from mdm_lightning.report.tables import (
     score_table,
 )
 from mdm_lightning.report.verdict import verdict
+from mdm_lightning.tables import escape_markdown
 
 REPORT = "report.html"
 FIGURES = "figures"

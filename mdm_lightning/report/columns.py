@@ -80,6 +80,11 @@ class Entry:
             return standard_error(self.row.scores)
         return self.row.stderr
 
+    @property
+    def errs(self) -> bool:
+        """Whether the score has an error, and one that is known."""
+        return not self.exact and self.stderr is not None
+
 
 @dataclass(frozen=True)
 class Column:

@@ -19,7 +19,7 @@ def decimals(table: Iterable[Column]) -> int:
 
 def score(entry: Entry, digits: int) -> str:
     """``0.623 ± 0.034``; an exact score alone."""
-    error = "" if entry.stderr is None or entry.exact else f" ± {entry.stderr:.{digits}f}"
+    error = f" ± {entry.stderr:.{digits}f}" if entry.errs else ""
     return number(entry.value, digits) + error
 
 
@@ -56,10 +56,16 @@ def conditions(others: Iterable[tuple[str, str]]) -> str:
 
 
 def errors_in_words(columns: Sequence[Column]) -> tuple[str, str]:
-    """How scores are written, and which of them are bold."""
-    if all(column.exact for column in columns):
+    """How scores are written, and which of them are bold: neither speaks of errors where there are none."""
+    entries = [entry for column in columns for entry in column.entries]
+    if not any(entry.errs for entry in entries):
         return "", "the column's best"
-    return " ± standard error", "within one standard error of the column's best"
+    errors = " ± standard error"
+    if any(entry.stderr is None for entry in entries):
+        errors += " where it is known"
+    if any(entry.exact for entry in entries):
+        errors += ", exact scores alone"
+    return errors, "within one standard error of the column's best"
 
 
 def words(metric: str) -> str:

@@ -1,11 +1,9 @@
 """What a sweep leaves behind: one JSON file per cell, and one that says what was asked for.
 
 A cell is one evaluation under one combination of the swept options. Its file is whole or absent, so that a sweep that
-is killed loses at most the cell it was working on. JSON has no NaN and no infinity; they are written as
-``{"float": "nan"}``, and read back as floats.
+is killed loses at most the cell it was working on.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -14,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row
-from mdm_lightning.files import write_atomically
+from mdm_lightning.files import from_json, to_json, write_atomically
 
 SWEEP = "sweep.json"
 CELLS = "cells"
@@ -76,7 +74,7 @@ class Cell:
         for row in self.rows:
             if row.scores is not None and len(row.scores) != row.n:
                 raise ValueError(f"cell {self.id}: {row.metric} has {len(row.scores)} scores for n = {row.n}")
-        object.__setattr__(self, "rows", tuple(_plain(row) for row in self.rows))
+        object.__setattr__(self, "rows", tuple(row.plain() for row in self.rows))
 
     @property
     def finished(self) -> bool:
@@ -112,7 +110,7 @@ class Cell:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         content["rows"] = [row._asdict() for row in self.rows]
-        write_atomically(path, dump_json(content))
+        write_atomically(path, to_json(content))
         return path
 
     @classmethod
@@ -243,47 +241,19 @@ def in_order(cell: Cell) -> tuple[Any, ...]:
     return (cell.others, cell.stage, *shape, cell.steps is None, cell.steps or 0, cell.id)
 
 
-def dump_json(content: Any) -> str:
-    """Valid JSON text, with a newline at its end."""
-    return json.dumps(_encode(content), indent=1, allow_nan=False) + "\n"
-
-
 def load_json(path: Path) -> dict[str, Any]:
-    """What ``dump_json`` wrote.
+    """The JSON object in a file of a sweep.
 
     Raises:
         UserError: the file is no JSON object.
     """
     try:
-        content = json.loads(path.read_text(), object_hook=_decode)
-    except (ValueError, RecursionError) as error:
+        content = from_json(path.read_text("utf-8"))
+    except ValueError as error:
         raise UserError(f"{path} is corrupt ({error}); remove it and run the sweep again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is corrupt (no JSON object); remove it and run the sweep again")
     return content
-
-
-def _encode(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {key: _encode(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_encode(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return {"float": str(content)}
-    return content
-
-
-def _decode(content: dict[str, Any]) -> Any:
-    return float(content["float"]) if content.keys() == {"float"} else content
-
-
-def _plain(row: Row) -> Row:
-    """A row of Python numbers: NumPy's and torch's do not survive JSON."""
-    stderr = None if row.stderr is None else float(row.stderr)
-    scores = None if row.scores is None else tuple(map(float, row.scores))
-    return Row(
-        row.metric, float(row.value), stderr, int(row.n), dict(row.settings), row.better, scores, bool(row.exact)
-    )
 
 
 def _is_schedule_or_steps(axis: str) -> bool:

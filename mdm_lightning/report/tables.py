@@ -203,6 +203,8 @@ def comparison_table(column: Column) -> Table:
     header = ["schedule", words(column.objective.name), f"difference{against}", "p", "corrected"]
     if column.exact:
         caption, header, rows = "best first; exact differences", header[:3], [row[:3] for row in rows]
+    elif not any(entry.difference for entry in column.entries):
+        caption, header, rows = "best first", header[:2], [row[:2] for row in rows]
     return Table(title, caption, header, rows)
 
 

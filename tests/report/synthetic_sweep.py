@@ -8,7 +8,8 @@ from zlib import crc32
 import numpy as np
 
 from mdm_lightning.evaluation.base import Row
-from mdm_lightning.report.records import SWEEP, Cell, Stage, dump_json
+from mdm_lightning.files import to_json
+from mdm_lightning.report.records import SWEEP, Cell, Stage
 
 SIX = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 BASELINES = ("linear", "cosine", "sine", "squared_sine")
@@ -102,7 +103,7 @@ def failed_cell(steps: int = 16, error: str = "ValueError: alpha must be positiv
 def write_sweep(folder: Path, cells: Sequence[Cell], **settings: Any) -> Path:
     """A sweep folder with these cells."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SWEEP).write_text(dump_json({**SETTINGS, **settings}))
+    (folder / SWEEP).write_text(to_json({**SETTINGS, **settings}))
     for cell in cells:
         cell.write(folder)
     return folder

@@ -13,10 +13,12 @@ from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row
 from mdm_lightning.report.build import build_report
 from mdm_lightning.report.figures import figures
-from mdm_lightning.report.markup import escape_latex, escape_markdown, html_table, latex, markdown
+from mdm_lightning.report.html import html_table
+from mdm_lightning.report.markup import escape_latex, latex, markdown
 from mdm_lightning.report.notation import number, p_value, signed
 from mdm_lightning.report.records import Sweep
 from mdm_lightning.report.tables import Item, Table, results_csv
+from mdm_lightning.tables import escape_markdown
 from tests.report.synthetic_sweep import failed_cell, make_cell, make_sweep, write_sweep
 
 HOSTILE = "a_b & c|d <i>50%</i> $x$ # {y} ~ ^ \\ *z*"
@@ -90,7 +92,7 @@ def test_the_page_says_what_happened(report):
         "use Beta(0.9, 0.3)",
         "fresh instances",
         "&lt;b&gt;boom&lt;/b&gt; &amp; more",
-        "python sweep.py &#x27;a&lt;b&#x27;",
+        "python sweep.py &#39;a&lt;b&#39;",
         "outputs/countdown/checkpoints/last.ckpt",
         "Spearman",
         "Holm",
@@ -313,6 +315,31 @@ def test_the_report_of_exact_numbers_claims_no_error(tmp_path):
     lines = list(csv.DictReader((tmp_path / "results.csv").read_text("utf-8").splitlines()))
     assert {line["exact"] for line in lines if line["metric"] == "kl"} == {"True"}
     assert {line["stderr"] for line in lines if line["metric"] == "kl"} == {""}
+
+
+def test_errors_are_spoken_of_where_there_are_any(tmp_path):
+    """Estimates without errors are neither exact nor within an error of the best; exact scores beside estimates are
+    written alone."""
+
+    def scores(name: str, **changes) -> tuple[str, list[str]]:
+        """Caption and rows of the table of scores, where the last two schedules have changed rows."""
+        cells = [make_cell(schedule, 16) for schedule in ("linear", "cosine", "sine")]
+        bare = {"stderr": None, "scores": None}
+        rows = [cells[0].rows[0]._replace(**({} if changes else bare))]
+        rows += [cell.rows[0]._replace(**bare, **changes) for cell in cells[1:]]
+        build_report(
+            write_sweep(tmp_path / name, [replace(cell, rows=[row]) for cell, row in zip(cells, rows, strict=True)])
+        )
+        caption, table = (tmp_path / name / "table.md").read_text("utf-8").split("\n\n")[1:]
+        return caption, table.splitlines()[2:]
+
+    caption, rows = scores("none")
+    assert not any(word in caption for word in ("±", "standard error", "exact"))
+    assert "bold: the column's best" in caption
+    assert not any("±" in row for row in rows)
+    caption, rows = scores("mixed", exact=True)
+    assert "± standard error, exact scores alone" in caption
+    assert ["±" in row for row in rows] == [True, False, False]
 
 
 def test_several_tasks_have_tables_figures_and_lines_of_their_own(tmp_path):

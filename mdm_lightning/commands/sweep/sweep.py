@@ -34,10 +34,10 @@ from mdm_lightning.commands.sweep.progress import PROGRESS
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Evaluation, Judges, NotApplicable, Prepares, Subject
 from mdm_lightning.evaluation.processes import Processes
-from mdm_lightning.files import write_atomically
+from mdm_lightning.files import to_json, write_atomically
 from mdm_lightning.report.build import build_report
 from mdm_lightning.report.figures import figures
-from mdm_lightning.report.records import SWEEP, Sweep, dump_json, judging_rows, load_json
+from mdm_lightning.report.records import SWEEP, Sweep, judging_rows, load_json
 from mdm_lightning.training.dashboards import TensorBoard
 
 log = logging.getLogger(__name__)
@@ -256,7 +256,7 @@ def _register(output: Path, config: DictConfig, origin: Origin) -> None:
     command = f"{typed('sweep')} " + shlex.join(sys.argv[1:]) if known is None else known["command"]
     settings = {"checkpoint": origin.name, "step": origin.step, "command": command, "seed": config.seed}
     settings |= {"metric": config.sweep.metric, "limit": config.sweep.limit, "agreed": agreed}
-    write_atomically(path, dump_json(settings))
+    write_atomically(path, to_json(settings))
 
 
 def _plain(value: Any) -> Any:

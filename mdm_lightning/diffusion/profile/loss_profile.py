@@ -12,7 +12,6 @@ exact denoiser the gap bounds the divergence KL(data || sampler). Orders that lo
 entropy) are outside this theorem.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,11 +24,13 @@ from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike
 from scipy import special
 from scipy.interpolate import CubicSpline
+from scipy.optimize import isotonic_regression
 
 from mdm_lightning.diffusion.profile.beta_search import best_beta, beta_arcs
 from mdm_lightning.diffusion.profile.counts import alphas_on_grid, cheapest_counts, check_steps, schedule_of_counts
 from mdm_lightning.diffusion.schedule import BetaSchedule, MaskSchedule, TabulatedSchedule
 from mdm_lightning.errors import UserError
+from mdm_lightning.files import from_json, to_json, write_atomically
 
 _VERSION = 1
 
@@ -194,18 +195,21 @@ class LossProfile:
         """
         variances = self.covariance.diagonal()
         weights = 1 / variances if (variances > 0).all() else np.ones_like(variances)
-        pooling = _pooling(self.values, weights)
+        blocks = isotonic_regression(self.values, weights=weights, increasing=False).blocks
+        pool = np.repeat(np.arange(len(blocks) - 1), np.diff(blocks))
+        together = (pool[:, None] == pool) * weights
+        pooling = together / together.sum(axis=1, keepdims=True)
         return LossProfile(self.length, self.counts, pooling @ self.values, pooling @ self.covariance @ pooling.T)
 
     def to_json(self, fingerprint: str | None = None) -> str:
         """The profile as JSON, with a fingerprint of the checkpoint it belongs to."""
         content = {"version": _VERSION, "fingerprint": fingerprint, "length": self.length}
         arrays = {name: getattr(self, name).tolist() for name in ("counts", "values", "covariance")}
-        return json.dumps(content | arrays) + "\n"
+        return to_json(content | arrays, indent=None)
 
     def save(self, path: Path, fingerprint: str | None = None) -> None:
         """Writes ``to_json`` to a file."""
-        path.write_text(self.to_json(fingerprint))
+        write_atomically(path, self.to_json(fingerprint))
 
     @classmethod
     def load(cls, path: Path, fingerprint: str | None = None) -> "LossProfile":
@@ -219,7 +223,7 @@ class LossProfile:
             UserError: the file cannot be read, is no profile, or belongs to another checkpoint.
         """
         try:
-            content = json.loads(path.read_text())
+            content = from_json(path.read_text("utf-8"))
         except OSError as error:
             raise UserError(f"cannot read the loss profile {path}: {error.strerror}") from error
         except ValueError as error:
@@ -269,18 +273,3 @@ def _binomial(n: int, alpha: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, 
     choose = special.gammaln(n + 1) - special.gammaln(r + 1) - special.gammaln(n - r + 1)
     alpha = alpha[..., None]
     return np.exp(choose + special.xlogy(r, alpha) + special.xlog1py(n - r, -alpha))
-
-
-def _pooling(values: Float64[np.ndarray, " j"], weights: Float64[np.ndarray, " j"]) -> Float64[np.ndarray, "j j"]:
-    """The matrix of block averages that makes values non-increasing at the least weighted squared change, by pooling
-    adjacent violators."""
-    pools: list[tuple[float, float, int]] = []
-    for value, weight in zip(values, weights, strict=True):
-        mean, mass, size = value, weight, 1
-        while pools and pools[-1][0] < mean:
-            earlier, heavy, members = pools.pop()
-            mean, mass, size = (mean * mass + earlier * heavy) / (mass + heavy), mass + heavy, size + members
-        pools.append((mean, mass, size))
-    pool = np.repeat(np.arange(len(pools)), [size for _, _, size in pools])
-    together = (pool[:, None] == pool) * weights
-    return together / together.sum(axis=1, keepdims=True)

@@ -1,6 +1,5 @@
 """Advice on schedules from the loss profile: which one to use per step budget, before anything is generated."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,11 @@ from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
 from mdm_lightning.evaluation.description import describe
 from mdm_lightning.evaluation.likelihood.advice_figures import grid_figure, landscape_figure
 from mdm_lightning.evaluation.likelihood.profile import Profile
+from mdm_lightning.files import from_json, to_json
 from mdm_lightning.sampling.count import Binomial, FixedCount
 from mdm_lightning.sampling.order import Random
 from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.tables import markdown_table
 
 UNCOVERED = "The theorem covers random order only; for other orders this is where a sweep should begin, and no more."
 
@@ -123,10 +124,10 @@ def advised_schedule(path: str | None, steps: int, family: Literal["beta", "opti
     if path is None:
         raise UserError("schedule=advised needs advice=FILE, an advice.json that evaluation=advise has written")
     try:
-        known = json.loads(Path(path).read_text())
+        known = from_json(Path(path).read_text("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read advice={path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"advice={path} is no advice.json of evaluation=advise") from error
     if not (isinstance(known, dict) and all(budget.isdigit() for budget in known)):
         raise UserError(f"advice={path} is no advice.json of evaluation=advise")
@@ -155,9 +156,7 @@ def advice_table(found: Sequence[Advice], length: int) -> tuple[list[str], list[
 def advice_text(found: Sequence[Advice], length: int, sampler: Sampler, path: str) -> str:
     """The advice as a table, gaps in nats per token."""
     header, rows = advice_table(found, length)
-    lines = [header, ["---:"] * len(header), *rows]
-    words = ["Predicted gap to the continuous-time NELBO, nats per token:", ""]
-    words += ["| " + " | ".join(line) + " |" for line in lines]
+    words = ["Predicted gap to the continuous-time NELBO, nats per token:", "", markdown_table(header, rows, left=0)]
     words += ["", f"Use it: schedule=advised advice={path} sampler.steps={found[0].steps}"]
     if not isinstance(sampler.order, Random):
         words.append(UNCOVERED)
@@ -176,4 +175,4 @@ def _to_json(found: Sequence[Advice]) -> str:
         advice.steps: {"beta": [advice.best.alpha, advice.best.beta], "optimal": list(advice.optimum.alphas)}
         for advice in found
     }
-    return json.dumps(content, indent=1) + "\n"
+    return to_json(content)

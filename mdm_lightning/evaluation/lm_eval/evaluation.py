@@ -19,6 +19,7 @@ from mdm_lightning.evaluation.base import Row, Subject, batches
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.likelihood.conditional import ConditionalLikelihood
 from mdm_lightning.evaluation.sandbox.runner import Outcome, ProgramRunner, allowing, cores
+from mdm_lightning.files import to_json
 from mdm_lightning.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class LmEval:
     def _write(self, subject: Subject, name: str, results: Mapping[str, Sequence[Sample]]) -> None:
         """Every prompt, answer and score, as JSON lines, and a few of them to read."""
         samples = [{"task": task, **sample} for task, part in results.items() for sample in part]
-        lines = "".join(json.dumps(sample, default=str, ensure_ascii=False) + "\n" for sample in samples)
+        lines = "".join(to_json(sample, indent=None, default=str) for sample in samples)
         subject.outputs.file(f"lm_eval_{name.replace('/', '_')}.jsonl", lines)
         for number, sample in enumerate(samples[: self.show]):
             scores = ", ".join(f"{metric}: {sample[metric]}" for metric in sample["metrics"])

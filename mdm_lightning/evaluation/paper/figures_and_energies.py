@@ -32,6 +32,7 @@ from mdm_lightning.evaluation.paper.figures import (
     toy_landscape,
     toy_landscapes,
 )
+from mdm_lightning.tables import markdown_table
 
 SCHEDULES: Mapping[MaskSchedule, str] = {
     LinearSchedule(): "(2/π) arcsin √t",
@@ -101,10 +102,12 @@ def energy_rows() -> Iterator[Row]:
     for schedule in SCHEDULES:
         for weight in SCHEDULES:
             settings = {"schedule": describe(schedule), "weight": describe(weight)}
-            yield Row("energy", energy(schedule, weight), None, 1, {**settings, "by": "quadrature"}, "lower")
+            yield Row(
+                "energy", energy(schedule, weight), None, 1, {**settings, "by": "quadrature"}, "lower", exact=True
+            )
             exact = closed_form(schedule, weight)
             if exact is not None:
-                yield Row("energy", exact, None, 1, {**settings, "by": "closed form"}, "lower")
+                yield Row("energy", exact, None, 1, {**settings, "by": "closed form"}, "lower", exact=True)
 
 
 def energy_text(rows: list[Row]) -> str:
@@ -118,18 +121,19 @@ def energy_text(rows: list[Row]) -> str:
         }
         for method in ("quadrature", "closed form")
     }
-    lines = [["schedule", "optimal for γ =", *names], ["---", "---", *["---:"] * len(names)]]
+    cells = []
     for name, gamma in zip(names, SCHEDULES.values(), strict=True):
-        cells = [
-            _cell(by_method["quadrature"][name, weight], (name, weight) in by_method["closed form"]) for weight in names
+        energies = [
+            _ratio(by_method["quadrature"][name, weight], (name, weight) in by_method["closed form"])
+            for weight in names
         ]
-        lines.append([name, gamma, *cells])
+        cells.append([name, gamma, *energies])
     words = ["Energy E[α; γ] / π² of each schedule (row) under the weight γ for which another is optimal (column),"]
     words += ["by quadrature; * where results.csv has the closed form, too:", ""]
-    return "\n".join([*words, *("| " + " | ".join(cells) + " |" for cells in lines)])
+    return "\n".join([*words, markdown_table(["schedule", "optimal for γ =", *names], cells, left=2)])
 
 
-def _cell(value: float, known: bool) -> str:
+def _ratio(value: float, known: bool) -> str:
     ratio = "∞" if math.isinf(value) else f"{value / MINIMUM:.5f}"
     return ratio + "*" * known
 
