@@ -152,29 +152,49 @@ class Binomial(PlannedCount):
         return RevealPlan.once(grid_point - 1, generated, steps)
 
 
+class RoundedCount(FixedCount):
+    """The schedule's share of the positions at each step, rounded."""
+
+    @abstractmethod
+    def divide(self, alpha: Float64[Tensor, "b k+1"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
+        """Whole numbers that sum to n.
+
+        Args:
+            alpha: kept share at the beginning and end of every step, from 0 to 1.
+            n: positions to be revealed.
+        """
+
+    def quota(self, schedule: MaskSchedule, steps: Int64[Tensor, " b"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
+        return self.divide(alpha_grid(schedule, steps), n)
+
+    def rounding(self, alpha: Float64[np.ndarray, "p k+1"], n: int) -> Int64[np.ndarray, "p k"]:
+        """``divide`` for many schedules and one n: how a search over schedules rounds (``StepCosts.best_beta``)."""
+        return self.divide(torch.from_numpy(alpha), torch.full((len(alpha),), n)).numpy()
+
+
 @dataclass(frozen=True)
-class Expected(FixedCount):
+class Expected(RoundedCount):
     """Cumulative rounding: round(n alpha_t) of the n masked positions are revealed by time t.
 
     The count that the energy-minimising schedules are meant for (Chen et al., 2025). Some schedules reveal nothing at
     some steps; such a step costs no forward pass.
     """
 
-    def quota(self, schedule: MaskSchedule, steps: Int64[Tensor, " b"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
-        return (n[:, None] * alpha_grid(schedule, steps)).round().long().diff(dim=1)
+    def divide(self, alpha: Float64[Tensor, "b k+1"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
+        return (n[:, None] * alpha).round().long().diff(dim=1)
 
 
 @dataclass(frozen=True)
-class LargestRemainder(FixedCount):
+class LargestRemainder(RoundedCount):
     """Each step reveals its share n (alpha_t - alpha_s), rounded by the method of largest remainders, earlier first.
 
     With the linear schedule all shares are equal: n // steps per step, and one more in each of the first n % steps
     steps, which is LLaDA's rule (Nie et al., 2025). Expected spreads the remainder over the steps instead.
     """
 
-    def quota(self, schedule: MaskSchedule, steps: Int64[Tensor, " b"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
+    def divide(self, alpha: Float64[Tensor, "b k+1"], n: Int64[Tensor, " b"]) -> Int64[Tensor, "b k"]:
         # In units of 1e-9 positions: shares that are equal but for rounding must tie.
-        share = (n[:, None] * alpha_grid(schedule, steps).diff(dim=1) * 1e9).round().long()
+        share = (n[:, None] * alpha.diff(dim=1) * 1e9).round().long()
         quota = torch.div(share, 10**9, rounding_mode="floor")
         by_remainder = (share - quota * 10**9).argsort(dim=1, descending=True, stable=True)
         return quota + (by_remainder.argsort(dim=1) < n[:, None] - quota.sum(1, keepdim=True)).long()

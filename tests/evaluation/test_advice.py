@@ -53,7 +53,11 @@ def test_the_advice_file_holds_the_advice(tmp_path, count):
     (tmp_path / "profile.json").write_text(outputs.files["profile.json"])
     profile = LossProfile.load(tmp_path / "profile.json", "abc")
     for steps in BUDGETS:
-        best = profile.best_beta(steps) if isinstance(count, Binomial) else profile.best_beta_of_counts(steps)
+        best = (
+            profile.best_beta(steps)
+            if isinstance(count, Binomial)
+            else profile.best_beta_of_counts(steps, count.rounding)
+        )
         assert advised_schedule(str(tmp_path / "advice.json"), steps) == best
         optimum = advised_schedule(str(tmp_path / "advice.json"), steps, "optimal")
         assert isinstance(optimum, TabulatedSchedule)

@@ -51,3 +51,8 @@ def best_beta(scores: Scores, lowest: float, highest: float, *candidates: BetaSc
 def beta_arcs(parameters: Float64[np.ndarray, "p 2"], steps: int) -> Float64[np.ndarray, "p k+1"]:
     """gamma_t of many Beta schedules at t = 0, 1/K, ..., 1."""
     return special.betainc(parameters[:, :1], parameters[:, 1:], np.arange(steps + 1) / steps)
+
+
+def beta_alphas(parameters: Float64[np.ndarray, "p 2"], steps: int) -> Float64[np.ndarray, "p k+1"]:
+    """alpha_t of many Beta schedules at t = 0, 1/K, ..., 1, exactly 0 and 1 at the ends."""
+    return np.sin(np.pi / 2 * beta_arcs(parameters, steps)) ** 2

@@ -27,7 +27,8 @@ from scipy.interpolate import CubicSpline
 from scipy.optimize import isotonic_regression
 
 from mdm_lightning.diffusion.profile.beta_search import best_beta, beta_arcs
-from mdm_lightning.diffusion.profile.counts import alphas_on_grid, cheapest_counts, check_steps, schedule_of_counts
+from mdm_lightning.diffusion.profile.counts import alphas_on_grid, check_steps, schedule_of_counts
+from mdm_lightning.diffusion.profile.step_costs import Rounding, StepCosts
 from mdm_lightning.diffusion.schedule import BetaSchedule, MaskSchedule, TabulatedSchedule
 from mdm_lightning.errors import UserError
 from mdm_lightning.files import from_json, to_json, write_atomically
@@ -128,6 +129,11 @@ class LossProfile:
         """h_r for r = 0 ... n - 1, in nats."""
         return self.interpolation @ self.values
 
+    @cached_property
+    def costs(self) -> StepCosts:
+        """C(r, m) = m h_r in nats: exact for positions in random order."""
+        return StepCosts.per_position(self.per_count)
+
     def h(self, alpha: ArrayLike) -> Float64[np.ndarray, "..."]:
         """h(alpha) = sum over r of Binomial(n - 1, alpha)(r) h_r: nats per masked position, at each alpha."""
         return _binomial(self.length - 1, np.asarray(alpha, dtype=np.float64)) @ self.per_count
@@ -156,7 +162,7 @@ class LossProfile:
     def best_counts(self, steps: int) -> Int64[np.ndarray, " k"]:
         """The counts of least NELBO: no schedule can do better. Fewer than K of them are positive where more steps do
         not help. Being chosen by the profile, they profit from its errors."""
-        return cheapest_counts(self.per_count, steps)
+        return self.costs.best_counts(steps)
 
     def optimal_schedule(self, steps: int) -> TabulatedSchedule:
         """The schedule with which the count Expected reveals ``best_counts(steps)`` of n positions."""
@@ -172,20 +178,20 @@ class LossProfile:
         arcs = beta_arcs(parameters, steps)
         return self.length * (np.diff(_alpha(arcs)) * self._curve(arcs[:, :-1])).sum(1)
 
-    def best_beta_of_counts(self, steps: int, lowest: float = 0.05, highest: float = 20.0) -> BetaSchedule:
-        """The Beta schedule whose expected counts have the least ``nelbo_of_counts``.
+    def best_beta_of_counts(
+        self, steps: int, rounding: Rounding, lowest: float = 0.05, highest: float = 20.0
+    ) -> BetaSchedule:
+        """The Beta schedule whose counts have the least ``nelbo_of_counts``.
 
         Rounding removes the fluctuation of the independent reverse step, which matters once the steps are nearly as
         many as the positions: then another Beta is best.
+
+        Args:
+            steps: K.
+            rounding: how shares become counts: ``divide`` of the sampler's count.
         """
-        check_steps(steps)
-        costs = np.append(self.per_count, 0.0)
-
-        def scores(parameters: Float64[np.ndarray, "p 2"]) -> Float64[np.ndarray, " p"]:
-            revealed = np.round(self.length * _alpha(beta_arcs(parameters, steps))).astype(np.int64)
-            return (np.diff(revealed) * costs[revealed[:, :-1]]).sum(1)
-
-        return best_beta(scores, lowest, highest, self.best_beta(steps, lowest, highest))
+        start = self.best_beta(steps, lowest, highest)
+        return self.costs.best_beta(steps, rounding, start, lowest=lowest, highest=highest)
 
     def monotone(self) -> "LossProfile":
         """The profile made non-increasing by isotonic regression: what more context must do to an exact denoiser.

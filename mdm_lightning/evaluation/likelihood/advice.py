@@ -20,7 +20,7 @@ from mdm_lightning.evaluation.description import describe
 from mdm_lightning.evaluation.likelihood.advice_figures import grid_figure, landscape_figure
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.files import from_json, to_json
-from mdm_lightning.sampling.count import Binomial, FixedCount
+from mdm_lightning.sampling.count import Binomial, FixedCount, RoundedCount
 from mdm_lightning.sampling.order import Random
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.tables import markdown_table
@@ -83,8 +83,9 @@ class Advise:
 
 def advise(profile: LossProfile, sampler: Sampler, steps: int) -> Advice:
     """What the profile says of a step budget, for the sampler's count."""
-    independent = isinstance(sampler.count, Binomial)
-    best = profile.best_beta(steps) if independent else profile.best_beta_of_counts(steps)
+    count = sampler.count
+    rounded = isinstance(count, RoundedCount)
+    best = profile.best_beta_of_counts(steps, count.rounding) if rounded else profile.best_beta(steps)
     schedules: list[MaskSchedule] = [best, LinearSchedule(), SquaredSineSchedule()]
     gaps = {describe(schedule): _gap(profile, sampler, schedule, steps) for schedule in schedules}
     counts = profile.best_counts(steps)
