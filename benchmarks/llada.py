@@ -49,7 +49,8 @@ def seconds(action: Callable[[], object]) -> float:
 def block_against_products(tokens: int, repeats: int) -> tuple[float, float]:
     """Median seconds of a block, and of its matrix products alone."""
     hidden, heads = LLADA["hidden_size"], LLADA["heads"]
-    block = Block(hidden, heads, LLADA["key_value_heads"], LLADA["mlp_size"], LLADA["norm_eps"], False).eval()
+    sizes = (LLADA["key_value_heads"], hidden // heads, LLADA["mlp_size"], LLADA["norm_eps"])
+    block = Block(hidden, heads, *sizes).eval()
     rotation = Rotary(hidden // heads, LLADA["rope_theta"])(torch.arange(tokens)[None])
     x, wide = torch.randn(1, tokens, hidden), torch.randn(1, tokens, LLADA["mlp_size"])
     weights = [module.weight for module in block.modules() if isinstance(module, nn.Linear)]

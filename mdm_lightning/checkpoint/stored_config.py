@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from mdm_lightning.data.source import Source
 from mdm_lightning.data.text.split import Split
 from mdm_lightning.data.tokenizer.spec import TokenizerSpec
+from mdm_lightning.denoiser.attention import AttentionPattern
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.lora import Adapter
 from mdm_lightning.diffusion import masking, timesteps
@@ -31,7 +32,7 @@ from mdm_lightning.sampling.tokens import TokenSampler
 TRUST = "MDM_TRUST"
 """Environment variable with the modules, separated by commas, whose classes a stored configuration may name."""
 
-PARTS = (Denoiser, Adapter, Source, Split, TokenizerSpec, MaskSchedule)
+PARTS = (Denoiser, AttentionPattern, Adapter, Source, Split, TokenizerSpec, MaskSchedule)
 """What may stand inside of something else that is built."""
 
 # What conf/ chooses of Lightning. Its callbacks and plugins are many, and some write or run what they are told.

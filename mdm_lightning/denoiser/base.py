@@ -19,9 +19,6 @@ from torch.utils.checkpoint import checkpoint
 
 from mdm_lightning.errors import UserError
 
-LARGEST = 2**24
-"""Of any size of a transformer: sixteen million tokens, positions or channels. More is a slip or a trap."""
-
 LOGITS_AT_ONCE = 2**26
 """Of a cross-entropy: 256 MiB in float32. Measured fastest at d = 50,000 among 2^23 ... 2^26."""
 
@@ -111,23 +108,6 @@ class Denoiser(nn.Module, ABC):
             shape: of a parameter by its name in the denoiser; None where there is none of that name.
         """
         return {}
-
-    def check_sizes(self, *, hidden_size: int, heads: int, **others: int) -> None:
-        """For the constructors of transformers.
-
-        Raises:
-            ValueError: a size is not positive, or the width per head is not even, as rotary embeddings want it.
-        """
-        sizes = {"vocab_size": self.vocab_size, "length": self.length, "hidden_size": hidden_size, "heads": heads}
-        for name, value in (sizes | others).items():
-            if value < 1:
-                raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {value}")
-            if value > LARGEST:
-                raise ValueError(f"{type(self).__name__}: {name} must be at most {LARGEST:,}, got {value}")
-        if hidden_size % heads or (hidden_size // heads) % 2:
-            raise ValueError(
-                f"{type(self).__name__}: hidden_size {hidden_size} must be an even multiple of heads {heads}"
-            )
 
     def check_length(self, tokens: Int64[Tensor, "b l"]) -> int:
         """The length of the sequences.

@@ -5,16 +5,17 @@ has no row for MASK (the last row of the published one is dropped), because MASK
 """
 
 import math
-from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from mdm_lightning.denoiser.base import Denoiser, ShapeOf, stored_depth, stored_size
+from mdm_lightning.denoiser.attention import AttentionPattern
+from mdm_lightning.denoiser.base import ShapeOf, stored_depth, stored_size
+from mdm_lightning.denoiser.key_value_cache import KeyValueCache, LayerCache
 from mdm_lightning.denoiser.rotary import Rotary, Rotation, rotate
+from mdm_lightning.denoiser.transformer import Transformer, Visible
 
 FREQUENCIES = 256  # size of the sinusoidal embedding of the noise level
 
@@ -22,7 +23,7 @@ FREQUENCIES = 256  # size of the sinusoidal embedding of the noise level
 MIN_CONDITIONING_ALPHA = 1e-3
 
 
-class DiT(Denoiser):
+class DiT(Transformer):
     """Bidirectional transformer with rotary attention and adaptive layer norm.
 
     Args:
@@ -36,6 +37,7 @@ class DiT(Denoiser):
         time_conditioning: condition on the noise level. Off, the model is time-agnostic (RADD, Ou et al., 2025): the
             conditioning vector is a constant, and the modulation is computed once, not per sequence.
         tie_weights: share the input embedding with the output layer.
+        attention: which positions read which; all read all by default.
         activation_checkpointing: recompute each block in the backward pass, to save memory.
 
     Raises:
@@ -54,15 +56,15 @@ class DiT(Denoiser):
         mlp_ratio: int = 4,
         time_conditioning: bool = False,
         tie_weights: bool = False,
+        attention: AttentionPattern | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(vocab_size, length)
+        super().__init__(vocab_size, length, attention, activation_checkpointing)
         self.check_sizes(hidden_size=hidden_size, depth=depth, heads=heads, cond_dim=cond_dim, mlp_ratio=mlp_ratio)
         self.time_conditioning = time_conditioning
-        self.activation_checkpointing = activation_checkpointing
         self.vocab_embed = TokenEmbedding(vocab_size + 1, hidden_size)
         self.sigma_map = NoiseLevelEmbedding(cond_dim)
-        self.rotary_emb = StoredRotary(hidden_size // heads)
+        self.rotary_emb = StoredRotary(self.head_width(hidden_size, heads))
         self.blocks = nn.ModuleList(Block(hidden_size, heads, cond_dim, mlp_ratio) for _ in range(depth))
         self.output_layer = OutputLayer(hidden_size, vocab_size, cond_dim, tied=tie_weights)
 
@@ -71,22 +73,20 @@ class DiT(Denoiser):
         tokens: Int64[Tensor, "b l"],
         alpha: Float32[Tensor, " b"] | None = None,
         padding: Bool[Tensor, "b l"] | None = None,
+        *,
+        positions: Int64[Tensor, "c l"] | None = None,
+        attention: AttentionPattern | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "b l h"]:
-        """Hidden states after the final norm. See Denoiser.forward.
+        """See Transformer.forward.
 
         Raises:
-            ValueError: the sequences are longer than ``length``.
+            ValueError: the sequences are longer than ``length``, or alpha is wanted and missing.
         """
-        length = self.check_length(tokens)
+        positions, visible = self.place(tokens, padding, positions, attention, cache)
         condition = self._condition(alpha)
-        rotation = self.rotary_emb(torch.arange(length, device=tokens.device)[None])
-        visible = None if padding is None else ~padding[:, None, None, :]
-        x = self.vocab_embed(tokens)
-        for block in self.blocks:
-            if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, condition, rotation, visible, use_reentrant=False)
-            else:
-                x = block(x, condition, rotation, visible)
+        rotation = self.rotary_emb(positions)
+        x = self.run_blocks(self.vocab_embed(tokens), condition, rotation, visible, cache=cache)
         return self.output_layer.norm(x, condition)
 
     def _condition(self, alpha: Float32[Tensor, " b"] | None) -> Float[Tensor, "b c"]:
@@ -141,9 +141,6 @@ class DiT(Denoiser):
             "cond_dim": stored_size(shape, "sigma_map.mlp.2.weight"),
             "mlp_ratio": stored_size(shape, "blocks.0.mlp.0.weight") // max(1, hidden_size),
         }
-
-    def shards(self) -> Iterable[nn.Module]:
-        return self.blocks
 
     def forward_flops(self, length: int) -> tuple[float, float]:
         linear = sum(
@@ -230,11 +227,12 @@ class Block(nn.Module):
         x: Float[Tensor, "b l h"],
         condition: Float[Tensor, "b c"],
         rotation: Rotation,
-        visible: Bool[Tensor, "b 1 1 l"] | None,
+        visible: Visible,
+        kept: LayerCache | None = None,
     ) -> Float[Tensor, "b l h"]:
         modulation = self.adaLN_modulation(condition)[:, None].chunk(6, dim=-1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulation
-        attended = self._attention(self.norm1(x, shift_attn, scale_attn), rotation, visible)
+        attended = self._attention(self.norm1(x, shift_attn, scale_attn), rotation, visible, kept)
         x = torch.addcmul(x, gate_attn, attended)
         return torch.addcmul(x, gate_mlp, self.mlp(self.norm2(x, shift_mlp, scale_mlp)))
 
@@ -242,12 +240,16 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "b l h"],
         rotation: Rotation,
-        visible: Bool[Tensor, "b 1 1 l"] | None,
+        visible: Visible,
+        kept: LayerCache | None = None,
     ) -> Float[Tensor, "b l h"]:
         batch, length, hidden_size = x.shape
         qkv = self.attn_qkv(x).view(batch, length, 3, self.heads, hidden_size // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, attn_mask=visible)
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        if kept is not None:
+            k, v = kept(k, v)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         return self.attn_out(out.transpose(1, 2).reshape(batch, length, hidden_size))
 
 

@@ -9,21 +9,21 @@ past the last token. The embedding takes the published row for it, ``mask_row``;
 the lowest number there is, and has no columns from d on, for which there are no tokens.
 """
 
-from collections.abc import Iterable
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from mdm_lightning.denoiser.base import Denoiser, ShapeOf, stored_depth, stored_size
+from mdm_lightning.denoiser.attention import AttentionPattern
+from mdm_lightning.denoiser.base import ShapeOf, stored_depth, stored_size
+from mdm_lightning.denoiser.key_value_cache import KeyValueCache, LayerCache
 from mdm_lightning.denoiser.rotary import Rotary, Rotation, rotate
+from mdm_lightning.denoiser.transformer import Transformer, Visible
 
 INIT_STD = 0.02
 
 
-class Llama(Denoiser):
+class Llama(Transformer):
     """Bidirectional Llama. Time-agnostic: it does not look at alpha.
 
     Args:
@@ -31,7 +31,7 @@ class Llama(Denoiser):
         length: longest sequence accepted.
         rows: rows of the embedding and of the head, d or more.
         mask_row: row of MASK's embedding; if below d, that token is never predicted.
-        hidden_size: width; a multiple of ``heads``, with an even width per head.
+        hidden_size: width; without ``head_dim`` an even multiple of ``heads``.
         depth: number of blocks.
         heads: attention heads per block.
         key_value_heads: heads of keys and values, each shared by ``heads / key_value_heads`` queries.
@@ -41,6 +41,9 @@ class Llama(Denoiser):
         qkv_bias: queries, keys and values have a bias.
         tie_weights: share the input embedding with the head.
         shifted: output i - 1 predicts position i, and output 0 the first position as well (Dream).
+        head_dim: channels per head, an even number; by default as many as share ``hidden_size``.
+        qk_norm: queries and keys go through an RMSNorm of their own in each head (Qwen3).
+        attention: which positions read which; all read all by default.
         activation_checkpointing: recompute each block in the backward pass, to save memory.
 
     Raises:
@@ -64,12 +67,19 @@ class Llama(Denoiser):
         qkv_bias: bool = False,
         tie_weights: bool = False,
         shifted: bool = False,
+        head_dim: int | None = None,
+        qk_norm: bool = False,
+        attention: AttentionPattern | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(vocab_size, length)
+        super().__init__(vocab_size, length, attention, activation_checkpointing)
         self.check_sizes(
             hidden_size=hidden_size, depth=depth, heads=heads, key_value_heads=key_value_heads, mlp_size=mlp_size
         )
+        head_dim = head_dim or self.head_width(hidden_size, heads)
+        self.check_sizes(head_dim=head_dim)
+        if head_dim % 2:
+            raise ValueError(f"Llama: head_dim must be even, got {head_dim}")
         if heads % key_value_heads:
             raise ValueError(f"Llama: heads {heads} must be a multiple of key_value_heads {key_value_heads}")
         if vocab_size > rows:
@@ -78,11 +88,12 @@ class Llama(Denoiser):
             raise ValueError(f"Llama: mask_row must be in 0 ... {rows - 1}, got {mask_row}")
         self.mask_row = mask_row
         self.shifted = shifted
-        self.activation_checkpointing = activation_checkpointing
-        self.rotary = Rotary(hidden_size // heads, rope_theta)
+        self.attention_size = heads * head_dim
+        self.rotary = Rotary(head_dim, rope_theta)
         self.embedding = nn.Embedding(rows, hidden_size)
         self.blocks = nn.ModuleList(
-            Block(hidden_size, heads, key_value_heads, mlp_size, norm_eps, qkv_bias) for _ in range(depth)
+            Block(hidden_size, heads, key_value_heads, head_dim, mlp_size, norm_eps, qkv_bias, qk_norm)
+            for _ in range(depth)
         )
         self.norm = RMSNorm(hidden_size, norm_eps)
         self.lm_head = None if tie_weights else nn.Linear(hidden_size, rows, bias=False)
@@ -96,29 +107,18 @@ class Llama(Denoiser):
         tokens: Int64[Tensor, "b l"],
         alpha: Float32[Tensor, " b"] | None = None,
         padding: Bool[Tensor, "b l"] | None = None,
+        *,
+        positions: Int64[Tensor, "c l"] | None = None,
+        attention: AttentionPattern | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "b l h"]:
-        """Hidden states after the final norm, in the row of the position that they predict. See Denoiser.forward.
-
-        A sequence's positions are counted from its first token that is no padding, so that padding on the left, on the
-        right or in between gives the hidden states of the sequence by itself.
-
-        Raises:
-            ValueError: the sequences are longer than ``length``.
-        """
-        length = self.check_length(tokens)
-        if padding is None:
-            positions, visible = torch.arange(length, device=tokens.device)[None], None
-        else:
-            positions, visible = (~padding).cumsum(1) - 1, ~padding[:, None, None, :]
-        rotation = self.rotary(positions)
+        """See Transformer.forward."""
+        positions, visible = self.place(tokens, padding, positions, attention, cache)
         x = self.embedding(tokens.masked_fill(tokens == self.mask_id, self.mask_row))
-        for block in self.blocks:
-            if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, rotation, visible, use_reentrant=False)
-            else:
-                x = block(x, rotation, visible)
-        x = self.norm(x)
-        return _from_predecessor(x, padding) if self.shifted else x
+        x = self.norm(self.run_blocks(x, self.rotary(positions), visible, cache=cache))
+        if not self.shifted:
+            return x
+        return _from_predecessor(x, padding) if cache is None else cache.from_predecessors(x)
 
     def head(self, hidden: Float[Tensor, "m h"]) -> Float[Tensor, "m d"]:
         weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight
@@ -137,14 +137,10 @@ class Llama(Denoiser):
             "mlp_size": stored_size(shape, "blocks.0.gate.weight"),
         }
 
-    def shards(self) -> Iterable[nn.Module]:
-        return self.blocks
-
     def forward_flops(self, length: int) -> tuple[float, float]:
         linear = sum(module.weight.numel() for module in self.blocks.modules() if isinstance(module, nn.Linear))
-        hidden_size = self.embedding.embedding_dim
-        attention = 2 * length * hidden_size * len(self.blocks)  # scores, and the weighted sum of values
-        return 2.0 * (linear + attention), 2.0 * hidden_size * self.vocab_size
+        attention = 2 * length * self.attention_size * len(self.blocks)  # scores, and the weighted sum of values
+        return 2.0 * (linear + attention), 2.0 * self.embedding.embedding_dim * self.vocab_size
 
 
 def _rename_former(module: nn.Module, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
@@ -180,35 +176,46 @@ class Block(nn.Module):
     """Attention and gated MLP, each behind a norm and added to the residual stream."""
 
     def __init__(
-        self, hidden_size: int, heads: int, key_value_heads: int, mlp_size: int, norm_eps: float, qkv_bias: bool
+        self,
+        hidden_size: int,
+        heads: int,
+        key_value_heads: int,
+        head_dim: int,
+        mlp_size: int,
+        norm_eps: float,
+        qkv_bias: bool = False,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         self.heads = heads
         self.key_value_heads = key_value_heads
-        key_value_size = key_value_heads * (hidden_size // heads)
         self.attention_norm = RMSNorm(hidden_size, norm_eps)
-        self.query = nn.Linear(hidden_size, hidden_size, bias=qkv_bias)
-        self.key = nn.Linear(hidden_size, key_value_size, bias=qkv_bias)
-        self.value = nn.Linear(hidden_size, key_value_size, bias=qkv_bias)
-        self.output = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.query = nn.Linear(hidden_size, heads * head_dim, bias=qkv_bias)
+        self.key = nn.Linear(hidden_size, key_value_heads * head_dim, bias=qkv_bias)
+        self.value = nn.Linear(hidden_size, key_value_heads * head_dim, bias=qkv_bias)
+        self.query_norm = RMSNorm(head_dim, norm_eps) if qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(head_dim, norm_eps) if qk_norm else nn.Identity()
+        self.output = nn.Linear(heads * head_dim, hidden_size, bias=False)
         self.mlp_norm = RMSNorm(hidden_size, norm_eps)
         self.gate = nn.Linear(hidden_size, mlp_size, bias=False)
         self.up = nn.Linear(hidden_size, mlp_size, bias=False)
         self.down = nn.Linear(mlp_size, hidden_size, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "b l h"], rotation: Rotation, visible: Bool[Tensor, "b 1 1 l"] | None
+        self, x: Float[Tensor, "b l h"], rotation: Rotation, visible: Visible, kept: LayerCache | None = None
     ) -> Float[Tensor, "b l h"]:
-        x = x + self._attention(self.attention_norm(x), rotation, visible)
+        x = x + self._attention(self.attention_norm(x), rotation, visible, kept)
         branch = self.mlp_norm(x)
         return x + self.down(F.silu(self.gate(branch)) * self.up(branch))
 
     def _attention(
-        self, x: Float[Tensor, "b l h"], rotation: Rotation, visible: Bool[Tensor, "b 1 1 l"] | None
+        self, x: Float[Tensor, "b l h"], rotation: Rotation, visible: Visible, kept: LayerCache | None
     ) -> Float[Tensor, "b l h"]:
-        q = rotate(self._by_head(self.query(x), self.heads), rotation)
-        k = rotate(self._by_head(self.key(x), self.key_value_heads), rotation)
+        q = rotate(self.query_norm(self._by_head(self.query(x), self.heads)), rotation)
+        k = rotate(self.key_norm(self._by_head(self.key(x), self.key_value_heads)), rotation)
         v = self._by_head(self.value(x), self.key_value_heads)
+        if kept is not None:
+            k, v = kept(k, v)
         # Repeated here, because with a padding mask only the slowest kernel groups the queries itself.
         groups = self.heads // self.key_value_heads
         k, v = (y[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2) for y in (k, v))

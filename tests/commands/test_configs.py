@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.commands.evaluate import build_evaluations
+from mdm_lightning.denoiser.attention import AttentionPattern
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.evaluation.lm_eval.evaluation import LmEval
@@ -43,6 +44,16 @@ def test_models(name):
     least, most = SIZES[name]
     assert least < millions < most
     assert config.data.length == denoiser.length
+
+
+@pytest.mark.parametrize("model", ["tiny", "llada"])
+@pytest.mark.parametrize("name", choices("attention"))
+def test_attention_patterns(model, name):
+    config = configure(f"model={model}", f"attention@model.attention={name}")
+    with torch.device("meta"):
+        denoiser = instantiate(config.model, vocab_size=100)
+    assert isinstance(denoiser.attention, AttentionPattern)
+    assert type(denoiser.attention).__name__.lower() == name.replace("_", "")
 
 
 @pytest.mark.parametrize("name", ["small", "medium", "large"])

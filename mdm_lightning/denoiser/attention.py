@@ -1,0 +1,53 @@
+"""Attention patterns: which positions of a sequence read which."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from mdm_lightning.arguments import check_numbers
+
+
+class AttentionPattern(ABC):
+    """Which positions of its sequence a position reads. Padding is never read, whatever the pattern."""
+
+    @abstractmethod
+    def reads(self, queries: Int64[Tensor, "c q"], keys: Int64[Tensor, "c k"]) -> Bool[Tensor, "c q k"] | None:
+        """True where the position of a query reads that of a key; None if every position reads every other."""
+
+
+@dataclass(frozen=True)
+class Full(AttentionPattern):
+    """Every position reads every other: the attention of MDLM, LLaDA and Dream. It needs no mask."""
+
+    def reads(self, queries: Int64[Tensor, "c q"], keys: Int64[Tensor, "c k"]) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Causal(AttentionPattern):
+    """Every position reads itself and those before it: the attention of autoregressive models."""
+
+    def reads(self, queries: Int64[Tensor, "c q"], keys: Int64[Tensor, "c k"]) -> Bool[Tensor, "c q k"]:
+        return keys[:, None] <= queries[..., None]
+
+
+@dataclass(frozen=True)
+class BlockCausal(AttentionPattern):
+    """Every position reads its own block and those before it: block diffusion (Arriola et al., 2025) as it generates.
+
+    Args:
+        block_size: positions per block, counted from the beginning of the sequence.
+
+    Raises:
+        ValueError: a block has no positions.
+    """
+
+    block_size: int
+
+    def __post_init__(self) -> None:
+        check_numbers(self, block_size=1)
+
+    def reads(self, queries: Int64[Tensor, "c q"], keys: Int64[Tensor, "c k"]) -> Bool[Tensor, "c q k"]:
+        return keys[:, None] // self.block_size <= queries[..., None] // self.block_size
