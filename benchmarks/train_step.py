@@ -63,11 +63,11 @@ def masked_rows(model: DiT, batch: MaskedBatch) -> Tensor:
 def full_head(model: DiT, batch: MaskedBatch) -> Tensor:
     """The same loss with logits for all positions: what most implementations do."""
     logits = model.head(model(batch.tokens, batch.alpha)).float()
-    masked = batch.tokens == model.mask_id
     # The targets of unmasked positions do not matter: their loss is multiplied by zero.
     targets = torch.zeros_like(batch.tokens).flatten().index_copy(0, batch.rows, batch.targets)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets, reduction="none").view_as(masked)
-    return ((loss * masked).sum(1) * batch.weight).sum() / batch.lengths.sum()
+    weight = torch.zeros_like(logits[..., 0]).flatten().index_copy(0, batch.rows, batch.weight)
+    loss = F.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
+    return (loss * weight).sum() / batch.lengths.sum()
 
 
 VARIANTS: dict[str, Loss] = {"full head": full_head, "masked rows": masked_rows}

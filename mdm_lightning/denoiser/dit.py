@@ -118,8 +118,8 @@ class DiT(Transformer):
         by 0.003, so it serves float32 only.
         """
         rows = self.rows_at_once
-        full_precision = hidden.dtype == torch.float32 and not torch.is_autocast_enabled(hidden.device.type)
-        if len(hidden) <= rows or not (full_precision and hasattr(F, "linear_cross_entropy")):
+        fused = len(hidden) > rows and hidden.dtype == torch.float32 and hasattr(F, "linear_cross_entropy")
+        if not fused or torch.is_autocast_enabled(hidden.device.type):
             return super().cross_entropy(hidden, targets)
         return F.linear_cross_entropy(
             hidden,

@@ -32,8 +32,9 @@ class MaskedBatch(NamedTuple):
     """The clean tokens there."""
     alpha: Float32[Tensor, " b"]
     """Probability with which each sequence's tokens were kept."""
-    weight: Float32[Tensor, " b"]
-    """NELBO weight of each sequence's masked positions."""
+    weight: Float32[Tensor, " m"]
+    """NELBO weight of each masked position: equal within a sequence where the forward process masks all its positions
+    alike, and not where each block or position has a time of its own."""
     lengths: Int64[Tensor, " b"]
     """Number of maskable positions in each sequence, the n of "nats per token"."""
     padding: Bool[Tensor, "b l"] | None = None
@@ -99,7 +100,8 @@ class IndependentMasking:
     ) -> MaskedBatch:
         t, noise = _draw(self.times, tokens, generator, micro_batch, micro_batches)
         masked = (noise < self.schedule.masked_t(t)[:, None]) & maskable
-        return _apply(tokens, masked, maskable, mask_id, self.schedule.alpha_t(t), self.schedule.weight_t(t))
+        weight = self.schedule.weight_t(t)[:, None]
+        return apply_mask(tokens, masked, maskable, mask_id, self.schedule.alpha_t(t), weight)
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ class StepMasking:
         step = torch.searchsorted(grid[1:-1].contiguous(), share, right=True)
         ratio = self.schedule.masked_t(times)[step]  # which 1 - alpha may have no digit of
         masked = (noise < ratio[:, None]) & maskable
-        return _apply(tokens, masked, maskable, mask_id, grid[step], 1 / ratio)
+        return apply_mask(tokens, masked, maskable, mask_id, grid[step], 1 / ratio[:, None])
 
 
 def mask_counts(
@@ -189,9 +191,33 @@ def mask_counts(
     n = maskable.sum(1)
     rank = noise.masked_fill(~maskable, math.inf).argsort(dim=1).argsort(dim=1)
     masked = (rank < count[:, None]) & maskable
-    # A sequence with nothing to mask has n = count = 0: its weight is irrelevant, but must be finite.
-    return _apply(
-        tokens, masked, maskable, mask_id, (n - count).double() / n.clamp(min=1), n.double() / count.clamp(min=1)
+    # A sequence with nothing to mask has n = count = 0: its alpha is irrelevant, but must be finite.
+    alpha, weight = (n - count).double() / n.clamp(min=1), n.double() / count.clamp(min=1)
+    return apply_mask(tokens, masked, maskable, mask_id, alpha, weight[:, None])
+
+
+def apply_mask(
+    tokens: Int64[Tensor, "b l"],
+    masked: Bool[Tensor, "b l"],
+    maskable: Bool[Tensor, "b l"],
+    mask_id: int,
+    alpha: Float64[Tensor, " b"],
+    weight: Float64[Tensor, "b _"],
+) -> MaskedBatch:
+    """The batch in which the ``masked`` positions are masked.
+
+    Args:
+        alpha: probability with which each sequence's tokens were kept.
+        weight: NELBO weight of each position, or one of each sequence; where nothing is masked it does not matter.
+    """
+    rows = masked.flatten().nonzero().squeeze(1)
+    return MaskedBatch(
+        tokens=tokens.masked_fill(masked, mask_id),
+        rows=rows,
+        targets=tokens.flatten()[rows],
+        alpha=alpha.float(),
+        weight=weight.expand(masked.shape).flatten()[rows].float(),
+        lengths=maskable.sum(1),
     )
 
 
@@ -221,23 +247,3 @@ def _draw(
     noise = torch.rand(tokens.shape, generator=generator, dtype=torch.float64)
     drawn = times(uniform, micro_batch, micro_batches)
     return drawn[torch.randperm(len(drawn), generator=generator)], noise
-
-
-def _apply(
-    tokens: Int64[Tensor, "b l"],
-    masked: Bool[Tensor, "b l"],
-    maskable: Bool[Tensor, "b l"],
-    mask_id: int,
-    alpha: Float64[Tensor, " b"],
-    weight: Float64[Tensor, " b"],
-) -> MaskedBatch:
-    rows = masked.flatten().nonzero().squeeze(1)
-    return MaskedBatch(
-        tokens=tokens.masked_fill(masked, mask_id),
-        rows=rows,
-        targets=tokens.flatten()[rows],
-        alpha=alpha.float(),
-        # Where nothing is masked the weight multiplies zero, and may be infinite.
-        weight=weight.masked_fill(~masked.any(1), 0).float(),
-        lengths=maskable.sum(1),
-    )

@@ -2,7 +2,8 @@
 
     NELBO(x) = E_t [ dalpha_t / (1 - alpha_t) * sum over masked i of -log p(x_i | unmasked tokens) ]
 
-in nats per sequence (paper, eq. 3). Its expectation does not depend on the schedule, only its variance does.
+in nats per sequence (paper, eq. 3). Its expectation does not depend on the schedule, only its variance does. The weight
+stands inside the sum where positions have times of their own.
 """
 
 import math
@@ -49,12 +50,13 @@ def nelbo(denoiser: PredictsMaskedTokens, batch: MaskedBatch) -> Nelbo:
     hidden = denoiser(batch.tokens, batch.alpha, batch.padding)
     loss = denoiser.cross_entropy(hidden.flatten(0, 1).index_select(0, batch.rows), batch.targets)
     sequence = torch.div(batch.rows, batch.tokens.shape[1], rounding_mode="floor")
-    zeros = torch.zeros_like(batch.weight)  # float64 where Lightning's 64-true made the batch so
+    zeros = torch.zeros_like(batch.alpha)  # float64 where Lightning's 64-true made the batch so
     loss = loss.to(zeros.dtype)
     cross_entropy = zeros.index_add(0, sequence, loss)
     masks = zeros.index_add(0, sequence, torch.ones_like(loss))
-    answer = None if batch.answer is None else batch.weight * zeros.index_add(0, sequence, loss * batch.answer)
-    return Nelbo(batch.weight * cross_entropy, cross_entropy, masks, answer)
+    weighted = loss * batch.weight
+    answer = None if batch.answer is None else zeros.index_add(0, sequence, weighted * batch.answer)
+    return Nelbo(zeros.index_add(0, sequence, weighted), cross_entropy, masks, answer)
 
 
 def perplexity(nats_per_token: float) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.dit import DiT
-from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking, MaskedBatch
+from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking, MaskedBatch, apply_mask
 from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.diffusion.schedule import (
     BetaSchedule,
@@ -52,9 +52,7 @@ def random_dit(length: int = N, vocab_size: int = D) -> DiT:
 
 
 def masked_batch(x: Tensor, masked: Tensor, alpha: Tensor, weight: Tensor, mask_id: int) -> MaskedBatch:
-    rows = masked.flatten().nonzero().squeeze(1)
-    lengths = torch.full((len(x),), x.shape[1])
-    return MaskedBatch(x.masked_fill(masked, mask_id), rows, x.flatten()[rows], alpha.float(), weight.float(), lengths)
+    return apply_mask(x, masked, torch.ones_like(masked), mask_id, alpha, weight)
 
 
 def draw(process, x: Tensor, copies: int, mask_id: int, seed: int = 0) -> MaskedBatch:
@@ -82,7 +80,7 @@ def expected_nelbo(denoiser: Denoiser, schedule: MaskSchedule, x: Tensor) -> flo
         x.expand(times * patterns, -1),
         masks.repeat(times, 1),
         alpha.repeat_interleave(patterns),
-        torch.ones(times * patterns),  # the weight may leave float32's range where its probability is tiny
+        torch.ones(times * patterns, 1),  # the weight may leave float32's range where its probability is tiny
         denoiser.mask_id,
     )
     nats = nelbo(denoiser, batch).per_sequence.detach().double().view(times, patterns)
@@ -233,16 +231,37 @@ def test_head_sees_exactly_the_masked_rows():
 def test_sums_by_sequence():
     """Against plain loops over sequences and positions."""
     denoiser, batch = recorded()
+    batch = batch._replace(weight=0.5 + torch.rand(len(batch.rows), generator=generator(2)))
     estimate = nelbo(denoiser, batch)
-    targets = iter(batch.targets)
+    targets, weights = iter(batch.targets), iter(batch.weight)
     for i, row in enumerate(batch.tokens):
-        nats = 0.0
+        nats, weighted = 0.0, 0.0
         for j, token in enumerate(row):
             if token == denoiser.mask_id:
-                nats -= float(denoiser.hidden[i, j, :5].log_softmax(0)[next(targets)])
+                here = -float(denoiser.hidden[i, j, :5].log_softmax(0)[next(targets)])
+                nats, weighted = nats + here, weighted + here * float(next(weights))
         assert float(estimate.cross_entropy[i]) == pytest.approx(nats, rel=1e-5)
-        assert float(estimate.per_sequence[i]) == pytest.approx(nats * float(batch.weight[i]), rel=1e-5)
+        assert float(estimate.per_sequence[i]) == pytest.approx(weighted, rel=1e-5)
         assert estimate.masks[i] == (row == denoiser.mask_id).sum()
+
+
+@torch.no_grad()
+def test_weights_of_blocks_with_times_of_their_own():
+    """Block diffusion: each half of a sequence has its own mask and its own weight, and counts as it would alone."""
+    denoiser, x = uniform_denoiser(N, D), X.expand(5, -1)
+    first = torch.arange(N) < N // 2
+    everything, masked = torch.ones_like(x, dtype=torch.bool), torch.rand(5, N, generator=generator(3)) < 0.6
+    weights = 1 + torch.rand(5, 2, generator=generator(4), dtype=torch.float64)
+    alpha = torch.full((5,), 0.4, dtype=torch.float64)
+    by_position = torch.where(first, weights[:, :1], weights[:, 1:])
+    both = nelbo(denoiser, apply_mask(x, masked, everything, denoiser.mask_id, alpha, by_position))
+    halves = [
+        nelbo(denoiser, apply_mask(x, masked & half, everything, denoiser.mask_id, alpha, weight[:, None]))
+        for half, weight in ((first, weights[:, 0]), (~first, weights[:, 1]))
+    ]
+    torch.testing.assert_close(both.per_sequence, halves[0].per_sequence + halves[1].per_sequence)
+    equal = nelbo(denoiser, apply_mask(x, masked, everything, denoiser.mask_id, alpha, torch.full((5, N), 2.5)))
+    torch.testing.assert_close(equal.per_sequence, 2.5 * equal.cross_entropy)
 
 
 def test_gradient_flows_from_masked_rows_only():
