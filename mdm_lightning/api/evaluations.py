@@ -7,6 +7,7 @@ from mdm_lightning.evaluation.generation.samples import SampleTexts
 from mdm_lightning.evaluation.generation.task import TaskAccuracy
 from mdm_lightning.evaluation.likelihood.advice import Advise
 from mdm_lightning.evaluation.likelihood.corpus import Likelihood
+from mdm_lightning.evaluation.likelihood.policy import Policy
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.evaluation.lm_eval.evaluation import LmEval
 from mdm_lightning.evaluation.paper.exact_distribution import ExactDistribution
@@ -21,6 +22,7 @@ __all__ = [
     "LmEval",
     "NotApplicable",
     "PaperFigures",
+    "Policy",
     "Profile",
     "PythonParses",
     "Row",

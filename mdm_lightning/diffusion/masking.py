@@ -225,9 +225,14 @@ def mark_answers(
     batch: MaskedBatch, tokens: Int64[Tensor, "b l"], maskable: Bool[Tensor, "b l"], end_id: int
 ) -> MaskedBatch:
     """A batch that knows where answers end: at the first ``end_id`` that is maskable, or with the sequence."""
-    end = ((tokens == end_id) & maskable).long()
-    answer = maskable & (end.cumsum(1) == end)
+    answer = answer_positions(tokens, maskable, end_id)
     return batch._replace(answer=answer.flatten()[batch.rows], answer_lengths=answer.sum(1))
+
+
+def answer_positions(tokens: Int64[Tensor, "b l"], maskable: Bool[Tensor, "b l"], end_id: int) -> Bool[Tensor, "b l"]:
+    """The maskable positions up to and including the first ``end_id`` among them."""
+    end = ((tokens == end_id) & maskable).long()
+    return maskable & (end.cumsum(1) == end)
 
 
 def seeded_generator(*words: int) -> torch.Generator:

@@ -203,6 +203,10 @@ evaluation=lm_eval evaluation.tasks=[gsm8k] +evaluation.files.gsm8l={f} | did yo
 sampler.steps=0 | sampler.steps must be a positive integer
 sampler.steps=x | sampler.steps must be a whole number or null, got x
 sampler.blocks.length=0 | sampler.blocks.length must be at least 1
+evaluation=likelihood estimator=policy sampler=remdm | walk: RemaskCapped masks positions again
+evaluation=likelihood estimator=policy count=confidence_threshold order=confidence | have an exact likelihood
+order=minimum_distance order.distance=0 | order.distance must be at least 1
+count=dilated_sizes count.base=1 | count.base must be at least 2
 sampler.guidance.scale=inf | sampler.guidance.scale must be finite
 sampler=remdm order=confidence | works with the order Random only
 sampler=remdm count.eta=2 | count.eta must be from 0 to 1

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
@@ -177,14 +178,29 @@ def test_what_is_evaluated_by_default(command, expected):
 
 
 @MEASURING
-@pytest.mark.parametrize("name", choices("estimator"))
+@pytest.mark.parametrize("name", [name for name in choices("estimator") if name != "policy"])
 def test_estimators(command, name):
     config = configure("evaluation=likelihood", f"estimator={name}", "sampler.steps=5", name=command)
-    masking = instantiate(config.evaluation.likelihood).masking
+    masking = instantiate(config.evaluation.likelihood).estimator
     everything = torch.ones(4, 6, dtype=torch.bool)
     batch = masking(torch.zeros(4, 6, dtype=torch.int64), everything, 9, torch.Generator().manual_seed(0))
     assert batch.lengths.tolist() == [6] * 4
     assert masking.estimator
+
+
+@MEASURING
+@pytest.mark.parametrize("name", [name for name in choices("sampler") if name != "base"])
+def test_the_samplers_own_likelihood(command, name):
+    """Of the very sampler that generates; those without one are refused while nothing is done yet."""
+    options = ["evaluation=likelihood", "estimator=policy", f"sampler={name}", "sampler.steps=5"]
+    config = configure(*options, name=command)
+    if name in ("maskgit", "remdm", "remdm_rescale"):
+        with pytest.raises(InstantiationException, match="walk: "):
+            instantiate(config.evaluation.likelihood)
+    else:
+        built = instantiate(config.evaluation.likelihood)
+        assert built.estimator.sampler == instantiate(config.sampler)
+        assert built.judging[0] == "predicted_accuracy"
 
 
 @MEASURING

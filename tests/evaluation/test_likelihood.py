@@ -230,7 +230,7 @@ def test_numbers_must_be_positive(name):
         Likelihood(StepMasking(BETA, UniformTimes(), 2)),
         Profile(sequences=None),
     ],
-    ids=lambda evaluation: getattr(getattr(evaluation, "masking", None), "estimator", "profile"),
+    ids=lambda evaluation: getattr(getattr(evaluation, "estimator", None), "estimator", "profile"),
 )
 def test_logits_that_are_no_distribution_stop_it(flaw, evaluation):
     """One line with the place, and no number. The flaw shows wherever the last position of "ccaa" is masked."""

@@ -17,8 +17,12 @@ from mdm_lightning.diffusion.timesteps import StratifiedTimes
 from mdm_lightning.evaluation import processes as module
 from mdm_lightning.evaluation.generation.samples import SampleTexts
 from mdm_lightning.evaluation.likelihood.corpus import Likelihood
+from mdm_lightning.evaluation.likelihood.policy import Policy
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.evaluation.processes import PeerFailed, Processes
+from mdm_lightning.sampling.count import Expected
+from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.sampling.spaced import Spaced
 from tests.forkserver import run_side_by_side
 
 from .corpora import ONE_AT_A_TIME, text_subject
@@ -135,6 +139,7 @@ def evaluations(processes: Processes) -> list[Any]:
     masking = IndependentMasking(LinearSchedule(), StratifiedTimes())
     chosen = [
         Likelihood(masking, draws=2, batch_size=2),
+        Likelihood(Policy(Sampler(LinearSchedule(), Expected(), Spaced(), steps=2)), draws=2, batch_size=3),
         Profile(batch_size=3),
         SampleTexts(ONE_AT_A_TIME, batch_size=1),
     ]
