@@ -49,17 +49,21 @@ class Results:
         for board in self._boards():
             board.log_figure(name, figure, self.step)
 
-    def text(self, name: str, text: str) -> None:
+    def text(self, name: str, text: str, *, markdown: bool = False) -> None:
         self.texts[name] = text
         for board in self._boards():
-            board.log_text(name, verbatim(text), self.step)
+            board.log_text(name, text if markdown else verbatim(text), self.step)
 
     def file(self, name: str, content: str) -> str:
         write_atomically(self.folder / name, content)
         return str(self.folder / name)
 
     def close(self) -> None:
-        """Lets the loggers write what they still hold."""
+        """Shows the tables, and lets the loggers write what they still hold."""
+        for board in self._boards():
+            board.log_layout()
+            for name, rows in self.rows.items():
+                board.log_text(f"results/{name}", table(name, rows), self.step)
         for logger in self.loggers:
             logger.finalize("success")
 

@@ -80,8 +80,8 @@ class Outputs(Protocol):
         """A picture, for the output folder and TensorBoard."""
         ...
 
-    def text(self, name: str, text: str) -> None:
-        """A text to read, for the screen and TensorBoard."""
+    def text(self, name: str, text: str, *, markdown: bool = False) -> None:
+        """A text to read, for the screen and TensorBoard, which shows it letter by letter unless it is Markdown."""
         ...
 
     def file(self, name: str, content: str) -> str:
@@ -94,7 +94,7 @@ class Nowhere:
 
     def figure(self, name: str, figure: Figure) -> None: ...
 
-    def text(self, name: str, text: str) -> None: ...
+    def text(self, name: str, text: str, *, markdown: bool = False) -> None: ...
 
     def file(self, name: str, content: str) -> str:
         return name

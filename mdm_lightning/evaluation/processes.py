@@ -67,7 +67,7 @@ class Processes:
         """
         mine: list[Result] = []
         hidden = not (self.progress and self.first)
-        with _Progress(description, len(units) * parts, "batch" if parts == 1 else "step", hidden) as self._progress:
+        with _Progress(description, len(units) * parts, "batches" if parts == 1 else "steps", hidden) as self._progress:
             for number, unit in enumerate(units[self.rank :: self.size], start=1):
                 mine.append(function(unit))
                 self._progress.reach(min(number * self.size, len(units)) * parts)
@@ -122,11 +122,11 @@ class Processes:
 class _Progress:
     """How much of some work is done: a bar on a terminal, elsewhere a line in the log about once a minute."""
 
-    def __init__(self, description: str, total: int, unit: str, hidden: bool) -> None:
+    def __init__(self, description: str, total: int, units: str, hidden: bool) -> None:
         self.done = 0
-        self._description, self._total, self._unit, self._hidden = description, total, unit, hidden
+        self._description, self._total, self._units, self._hidden = description, total, units, hidden
         # None: tqdm asks whether it has a terminal.
-        self._bar = tqdm(total=total, desc=description, unit=unit, leave=False, disable=True if hidden else None)
+        self._bar = tqdm(total=total, desc=description, unit=f" {units}", leave=False, disable=True if hidden else None)
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def __enter__(self) -> "_Progress":
@@ -139,5 +139,5 @@ class _Progress:
         self._bar.update(done - self.done)
         self.done = done
         if self._bar.disable and not self._hidden and time.monotonic() > self._next_line:
-            log.info("%s: %d of %d %ss", self._description, done, self._total, self._unit)
+            log.info("%s: %d of %d %s", self._description, done, self._total, self._units)
             self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES

@@ -35,7 +35,16 @@ LAYOUT = {
         "FLOPs utilisation (of measured matmul peak)": ["Multiline", ["throughput/flops_utilisation"]],
         "Peak memory (GiB)": ["Multiline", ["throughput/memory_gib"]],
     },
+    "Evaluations": {
+        "NELBO (nats per token)": ["Multiline", ["likelihood/nelbo_nats_per_token"]],
+        "Generated text": ["Multiline", ["generation/.*"]],
+        "Tasks and benchmarks": ["Multiline", ["task/.*", "lm_eval/.*"]],
+    },
 }
+"""The tab of custom scalars. Runs whose layouts differ would each get their own, so all runs have this one."""
+
+THUMBNAIL = 0.7
+"""Of a figure's size on paper: TensorBoard shows images some 350 pixels wide, where its letters must be legible."""
 
 
 class TensorBoard(TensorBoardLogger):
@@ -54,9 +63,16 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.add_custom_scalars(LAYOUT)
 
     def log_figure(self, tag: str, figure: Figure, step: int) -> None:
-        self.experiment.add_figure(tag, figure, step)
+        """Shows a figure, its letters larger than on paper, and sharp when it is opened."""
+        (width, height), dots = figure.get_size_inches(), figure.get_dpi()
+        figure.set_size_inches(THUMBNAIL * width, THUMBNAIL * height)
+        figure.set_dpi(2 * dots)
+        self.experiment.add_figure(tag, figure, step, close=False)
+        figure.set_dpi(dots)
+        figure.set_size_inches(width, height)
 
     def log_text(self, tag: str, text: str, step: int) -> None:
+        """Shows a text, which is Markdown."""
         self.experiment.add_text(tag, text, step)
 
     def log_final(

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.commands.conftest import incident, scalars
 
@@ -79,6 +80,10 @@ def test_everything_that_suits_text(evaluate, text_model, tmp_path):
     )
     logged = scalars(tmp_path / "numbers")
     assert logged["likelihood/perplexity"] == {10: pytest.approx(value(rows, "perplexity"), rel=1e-6)}
+    board = EventAccumulator(str(tmp_path / "numbers"), size_guidance={"tensors": 0}).Reload()
+    assert "custom_scalars__config__" in board.Tags()["tensors"]
+    (table,) = board.Tensors("results/likelihood/text_summary")
+    assert table.tensor_proto.string_val[0].decode().splitlines()[2] == "| metric | value | std. error | n |"
 
 
 def test_the_likelihood_is_that_of_the_last_validation(numbered, text_model):

@@ -47,7 +47,7 @@ class Shown(Nowhere):
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
 
-    def text(self, name: str, text: str) -> None:
+    def text(self, name: str, text: str, *, markdown: bool = False) -> None:
         self.texts[name] = text
 
 

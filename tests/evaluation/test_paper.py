@@ -26,7 +26,7 @@ class Kept(Nowhere):
     def figure(self, name, figure) -> None:
         self.figures.append(name)
 
-    def text(self, name, text) -> None:
+    def text(self, name, text, *, markdown=False) -> None:
         self.texts[name] = text
 
 

@@ -220,7 +220,8 @@ def _log(config: DictConfig, cell: Cell) -> None:
     metrics = {row.tag: row.value for row in reversed(cell.rows)}
     for logger in build_loggers(config.logger, None):
         if isinstance(logger, TensorBoard):
-            logger.log_final(hparams, metrics, 0, columns={"alpha": 0.0, "beta": 0.0})
+            named = {f"sweep/{tag}": value for tag, value in metrics.items()}
+            logger.log_final(hparams, named, 0, columns={"alpha": 0.0, "beta": 0.0})
         else:
             logger.log_hyperparams(hparams)
             logger.log_metrics(metrics, 0)

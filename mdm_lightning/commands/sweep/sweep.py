@@ -281,6 +281,7 @@ def _conclude(output: Path) -> None:
     board = TensorBoard(str(output))
     for name, figure in figures(done).items():
         board.log_figure(name, figure, 0)
+    board.log_text("tables", (output / "table.md").read_text("utf-8"), 0)
     board.finalize("success")
     if done.failed:
         cell = done.failed[0]

@@ -71,7 +71,8 @@ class Advise:
         found = [advise(profile, self.sampler, steps) for steps in self.steps]
         subject.outputs.file("profile.json", profile.to_json(subject.fingerprint))
         path = subject.outputs.file("advice.json", _to_json(found))
-        subject.outputs.text("advice", advice_text(found, profile.length, self.sampler, path))
+        words = advice_text(found, profile.length, self.sampler, path)
+        subject.outputs.text("advice", words, markdown=True)
         subject.outputs.figure("advised grids", grid_figure(profile, {a.steps: a.best for a in found}))
         subject.outputs.figure("predicted landscape", landscape_figure(profile, {a.steps: a.best for a in found}))
         for advice in found:

@@ -82,7 +82,7 @@ class PaperFigures(Study):
         if scores is not None:
             outputs.figure("figures 5 and 7 scores", score_curves(scores))
         rows = list(energy_rows())
-        outputs.text("energies", energy_text(rows))
+        outputs.text("energies", energy_text(rows), markdown=True)
         yield from rows
 
 
