@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from mdm_lightning.denoiser.base import NoDistribution
@@ -30,6 +31,21 @@ def measure_nelbo(subject: Subject, batch: MaskedBatch, name: Callable[[int], st
             hidden = subject.denoiser(batch.tokens, batch.alpha, batch.padding).flatten(0, 1)
             _refuse(subject.denoiser.cross_entropy(hidden[batch.rows], batch.targets).cpu(), batch, name)
     return Nelbo(*numbers)
+
+
+def measure_losses(subject: Subject, batch: MaskedBatch, name: Callable[[int], str]) -> Float64[Tensor, " m"]:
+    """The cross-entropy at each masked position, in nats, on the CPU.
+
+    Raises:
+        NoDistribution, UserError: as ``measure_nelbo``.
+    """
+    batch = batch.to(subject.device)
+    with torch.inference_mode():
+        hidden = subject.denoiser(batch.tokens, batch.alpha, batch.padding).flatten(0, 1)
+        losses = subject.denoiser.cross_entropy(hidden[batch.rows], batch.targets).double().cpu()
+    if not bool(losses.isfinite().all()):
+        _refuse(losses, batch, name)
+    return losses
 
 
 def _refuse(losses: Tensor, batch: MaskedBatch, name: Callable[[int], str]) -> None:
