@@ -15,6 +15,7 @@ from mdm_lightning.data.text.packing import InMemory
 from mdm_lightning.data.tokenizer.context import encode_after
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.denoiser.published.family import Unstated
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.errors import UserError
@@ -36,6 +37,9 @@ def load(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     revision: str | None = None,
+    mask_id: int | None = None,
+    shifted: bool | None = None,
+    block_size: int | None = None,
 ) -> "Model":
     """A trained model, in evaluation mode.
 
@@ -46,11 +50,17 @@ def load(
         device: where to put it; by default a GPU if there is one.
         dtype: of the weights; by default float32, which published models of many billion weights hardly fit in.
         revision: of a model on the hub.
+        mask_id: which id is MASK, of a published model that does not say it; likewise:
+        shifted: whether its output i - 1 predicts position i,
+        block_size: and the positions per block of its block-causal attention.
 
     Raises:
         UserError: there is no such model, or it cannot be read.
     """
-    return Model(load_checkpoint(name, tokenizer=tokenizer, device=device, dtype=dtype, revision=revision))
+    unstated = Unstated(mask_id, shifted, block_size)
+    return Model(
+        load_checkpoint(name, tokenizer=tokenizer, device=device, dtype=dtype, revision=revision, unstated=unstated)
+    )
 
 
 class Model:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from mdm_lightning.checkpoint.published import Published, names_published, open_published
+from mdm_lightning.checkpoint.published import PublishedCheckpoint, names_published, open_published
 from mdm_lightning.checkpoint.run import RUNS, Run, build_model, describe, find_checkpoint, load_checkpoint
 from mdm_lightning.checkpoint.stored_config import build
 from mdm_lightning.data.source import PreparedData, Source
@@ -20,6 +21,7 @@ from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import DENOISER, Denoiser
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.denoiser.lora import Adapter, AllWeights
+from mdm_lightning.denoiser.published.family import NOTHING, Unstated
 from mdm_lightning.errors import UserError
 
 LONGEST = 1024
@@ -43,7 +45,7 @@ class Oracle:
         return self.source.fingerprint
 
 
-Origin = Run | Published | Oracle
+Origin = Run | PublishedCheckpoint | Oracle
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def load(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     revision: str | None = None,
+    unstated: Unstated = NOTHING,
 ) -> Loaded:
     """A run's averaged weights, a published model, or the exact denoiser of a distribution.
 
@@ -86,6 +89,7 @@ def load(
         device: by default a GPU if there is one.
         dtype: of the weights; float32 by default.
         revision: of a model on the hub.
+        unstated: what a published model's files do not say.
 
     Raises:
         UserError: there is no such checkpoint, or it cannot be read.
@@ -95,7 +99,7 @@ def load(
         return _load_distribution(name, place)
     wanted = str(name) if revision is None else f"{name}@{revision}"
     if names_published(wanted):
-        published = open_published(wanted, tokenizer)
+        published = open_published(wanted, tokenizer, unstated)
         denoiser = published.model.read(published.arguments, place, dtype or torch.float32)
         length = min(denoiser.length, LONGEST)
         return Loaded(published.name, denoiser, published.tokenizer, length, place, published.fingerprint)
@@ -154,7 +158,7 @@ def build_run(run: Run, tokenizer: Tokenizer) -> Denoiser:
         return build_model(run, tokenizer.vocab_size)
 
 
-def open_base(run: Run) -> Published:
+def open_base(run: Run) -> PublishedCheckpoint:
     """The published model that a run began with, with the run's tokenizer.
 
     Raises:
@@ -162,10 +166,18 @@ def open_base(run: Run) -> Published:
     """
     if run.base is None:
         raise UserError(f"{run.path} does not say which published model it began with")
-    published = open_published(run.base["origin"], Tokenizer.from_state(run.tokenizer_state))
+    unstated = _unstated(run.base.get("unstated", {}), run.path)
+    published = open_published(run.base["origin"], Tokenizer.from_state(run.tokenizer_state), unstated)
     if published.fingerprint != run.base["fingerprint"]:
         raise UserError(f"{published.name} has other weights than when the run began: restore them")
     return published
+
+
+def _unstated(known: Any, path: Path) -> Unstated:
+    try:
+        return Unstated(**known)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: what it says of the model that it began with is {known}") from error
 
 
 def read_run(

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,16 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
 from mdm_lightning.checkpoint.run import LAST_OF_A_FOLDER
+from mdm_lightning.checkpoint.stored_config import TARGET
 from mdm_lightning.data.hub import TOKENIZER_FILES, fetch_files, has_tokenizer
 from mdm_lightning.data.source import digest
 from mdm_lightning.data.tokenizer.spec import Pretrained
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
-from mdm_lightning.denoiser.published.families import MDLM
+from mdm_lightning.denoiser.attention import AttentionPattern
+from mdm_lightning.denoiser.published.family import NOTHING, Unstated
 from mdm_lightning.denoiser.published.lightning_file import load_without_classes
 from mdm_lightning.denoiser.published.loading import PublishedModel
+from mdm_lightning.denoiser.published.mdlm import PREFIX
 from mdm_lightning.denoiser.published.weight_files import CONFIG, missing_files
 from mdm_lightning.errors import UserError
 
@@ -38,7 +41,7 @@ _PLACES = 16
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedCheckpoint:
     """A published model, before its weights are read.
 
     Attributes:
@@ -48,6 +51,7 @@ class Published:
         arguments: what its denoiser is built from, the vocabulary included.
         tokenizer: the one that it was trained with.
         fingerprint: of the weights, what their configuration says, and the tokenizer.
+        unstated: what the user has said of it, beside its files.
         step: stands for the optimizer step, which is not known.
     """
 
@@ -57,12 +61,31 @@ class Published:
     arguments: Mapping[str, Any]
     tokenizer: Tokenizer
     fingerprint: str
+    unstated: Unstated = NOTHING
     step: int = 0
 
     @property
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         """Enough to find the model again, and to notice if its weights are others by then."""
-        return {"origin": self.name, "fingerprint": self.fingerprint}
+        known = {name: value for name, value in asdict(self.unstated).items() if value is not None}
+        return {"origin": self.name, "fingerprint": self.fingerprint} | ({"unstated": known} if known else {})
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What ``model`` of a configuration says of such a denoiser, in plain values."""
+        return {TARGET: _target(self.model.family.denoiser), **_plain(self.arguments)}
+
+
+def _target(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a constructor, with the configuration of an attention pattern in the place of it."""
+    return {
+        name: {TARGET: _target(type(value)), **vars(value)} if isinstance(value, AttentionPattern) else value
+        for name, value in arguments.items()
+    }
 
 
 def names_published(ckpt: str) -> bool:
@@ -82,14 +105,17 @@ def _is_of_mdlm(path: Path) -> bool:
     except Exception:  # a damaged or hostile file makes the unpickler raise anything
         return False
     names = content.get("state_dict", ()) if isinstance(content, Mapping) else ()
-    return any(isinstance(name, str) and name.startswith(MDLM.prefix) for name in names)
+    return any(isinstance(name, str) and name.startswith(PREFIX) for name in names)
 
 
-def open_published(name_or_path: str, tokenizer: Tokenizer | DictConfig | None = None) -> Published:
+def open_published(
+    name_or_path: str, tokenizer: Tokenizer | DictConfig | None = None, unstated: Unstated = NOTHING
+) -> PublishedCheckpoint:
     """The published model that ``ckpt=`` names.
 
     Args:
         tokenizer: the one to use; or what ``tokenizer=`` chose, which is used if the model brings none along.
+        unstated: what its files do not say.
 
     Raises:
         UserError: there is no such model, it cannot be had, or it does not go with its tokenizer.
@@ -98,14 +124,15 @@ def open_published(name_or_path: str, tokenizer: Tokenizer | DictConfig | None =
     local = Path(name_or_path).expanduser().exists()
     model = PublishedModel.open(path)
     built = tokenizer if isinstance(tokenizer, Tokenizer) else _tokenizer(path, model, tokenizer)
-    arguments = model.arguments(built.vocab_size)
-    return Published(
+    arguments = model.arguments(built.vocab_size, unstated)
+    return PublishedCheckpoint(
         name=str(path) if local else name_or_path,
         path=path,
         model=model,
         arguments=arguments,
         tokenizer=built,
-        fingerprint=digest(_contents(model), arguments, built.fingerprint),
+        fingerprint=digest(_contents(model), _plain(arguments), built.fingerprint),
+        unstated=unstated,
     )
 
 

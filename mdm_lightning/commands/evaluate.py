@@ -40,7 +40,7 @@ def evaluate(config: DictConfig) -> None:
     evaluations = build_evaluations(config.evaluation)
     if config.export is not None:  # before the work; nothing is written until all processes have come this far
         refuse_occupied(Path(config.export))
-    origin = find_origin(config.ckpt, config.get("data"), config.get("tokenizer"))
+    origin = find_origin(config)
     if origin is None:
         _conduct(evaluations, config, output)
         return

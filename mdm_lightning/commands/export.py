@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdm_lightning.checkpoint.published import Published
+from mdm_lightning.checkpoint.published import PublishedCheckpoint
 from mdm_lightning.checkpoint.run import Run
 from mdm_lightning.checkpoint.stored_config import named_class
 from mdm_lightning.commands.origin import Origin
@@ -27,7 +27,7 @@ def choose_layout(denoiser: Denoiser, origin: Origin) -> Layout:
     """
     if isinstance(denoiser, DiT):
         return mdlm_layout(denoiser)
-    published = origin if isinstance(origin, Published) else None
+    published = origin if isinstance(origin, PublishedCheckpoint) else None
     if isinstance(origin, Run) and origin.base is not None:
         published = open_base(origin)
     if published is None:
@@ -48,9 +48,11 @@ def refuse_occupied(folder: Path) -> None:
         raise UserError(f"export={folder} is not empty, and might hold another model: choose a new folder")
 
 
-def _config(published: Published) -> dict[str, Any]:
-    """The model's own configuration; the code that it names is where it was: on the hub, or nowhere."""
-    config = dict(published.model.weights.config)
+def _config(published: PublishedCheckpoint) -> dict[str, Any]:
+    """The model's own configuration, with what the user has said of it; the code that it names is where it was: on the
+    hub, or nowhere."""
+    model = published.model
+    config = {**model.weights.config, **model.family.stated(published.unstated)}
     code = config.pop("auto_map", None)
     if isinstance(code, Mapping) and not Path(published.name).is_absolute():
         repository = published.name.partition("@")[0]

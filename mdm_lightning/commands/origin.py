@@ -9,22 +9,25 @@ from mdm_lightning.checkpoint.run import RUNS, Run, describe, find_checkpoint
 from mdm_lightning.commands.options.command_line import override
 from mdm_lightning.commands.program import typed
 from mdm_lightning.data.tasks.toy import DistributionSource
+from mdm_lightning.denoiser.published.family import Unstated
 from mdm_lightning.errors import UserError
 
 
-def find_origin(ckpt: str | None, data: DictConfig | None, tokenizer: DictConfig | None) -> Origin | None:
+def find_origin(config: DictConfig) -> Origin | None:
     """Where the denoiser comes from: what ``ckpt=`` names, or without it the distribution of ``data=``; None without
     either.
 
     Args:
-        tokenizer: what ``tokenizer=`` chose, for published models that bring none along.
+        config: of a command; read are ``ckpt``, ``data``, and for published models ``published`` and ``tokenizer``,
+            which counts if they bring none along.
 
     Raises:
         UserError: there is no such checkpoint, or no such distribution.
     """
+    ckpt, data = config.ckpt, config.get("data")
     if ckpt is not None:
         if names_published(ckpt):
-            return open_published(ckpt, tokenizer)
+            return open_published(ckpt, config.get("tokenizer"), Unstated(**config.published))
         return describe(find_checkpoint(ckpt, RUNS))
     if data is None or not issubclass(get_class(data._target_), DistributionSource):
         return None

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mdm_lightning.checkpoint.load import open_base, run_adapter
-from mdm_lightning.checkpoint.published import Published, names_published, open_published
+from mdm_lightning.checkpoint.published import PublishedCheckpoint, names_published, open_published
 from mdm_lightning.checkpoint.run import (
     CHECKPOINTS,
     INCIDENTAL,
@@ -26,6 +26,7 @@ from mdm_lightning.checkpoint.run import (
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.lora import Adapter, adapter_start, own_weights
+from mdm_lightning.denoiser.published.family import Unstated
 from mdm_lightning.diffusion.masking import seeded_generator
 from mdm_lightning.errors import UserError
 
@@ -42,7 +43,7 @@ class Start:
     """
 
     resumed: Run | None = None
-    published: Published | None = None
+    published: PublishedCheckpoint | None = None
 
     @property
     def base(self) -> Mapping[str, str] | None:
@@ -64,14 +65,17 @@ class Start:
         own."""
         if self.published is None or self.resumed is not None:
             return {}
-        kind = self.published.model.family.denoiser
-        return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **self.published.arguments}
+        return self.published.config
 
 
-def find_start(ckpt: str | None, output: Path, tokenizer: DictConfig) -> Start:
+def find_start(ckpt: str | None, output: Path, tokenizer: DictConfig, unstated: Unstated) -> Start:
     """What ``ckpt=`` says to start from.
 
     With ``auto``, or a published model, a run that has begun in the output folder goes on.
+
+    Args:
+        tokenizer: what ``tokenizer=`` chose, for published models that bring none along.
+        unstated: what a published model's files do not say.
 
     Raises:
         UserError: there is no such checkpoint, or it cannot be read.
@@ -80,14 +84,14 @@ def find_start(ckpt: str | None, output: Path, tokenizer: DictConfig) -> Start:
         return Start()
     begun = output / CHECKPOINTS / LAST
     if names_published(ckpt):
-        published = open_published(ckpt, tokenizer)
+        published = open_published(ckpt, tokenizer, unstated)
         return _resumed(begun, published) if begun.is_file() else Start(published=published)
     if ckpt == "auto":
         return _resumed(begun) if begun.is_file() else Start()
     return _resumed(find_checkpoint(ckpt, RUNS))
 
 
-def _resumed(path: Path, beginning: Published | None = None) -> Start:
+def _resumed(path: Path, beginning: PublishedCheckpoint | None = None) -> Start:
     """The run to go on with, which should have begun as the given model."""
     run = describe(path)
     if beginning is not None and (run.base is None or run.base["fingerprint"] != beginning.fingerprint):
@@ -121,7 +125,8 @@ def adopt_sizes(config: DictConfig, start: Start, overrides: list[str]) -> None:
     for name, value in sizes.items():
         if name in INCIDENTAL:
             continue
-        asked = any(override.lstrip("+").startswith(f"model.{name}=") for override in overrides)
+        spellings = (f"model.{name}=", f"model.{name}.", f"{name}@model.{name}=")
+        asked = any(override.lstrip("+").startswith(spellings) for override in overrides)
         if asked and model.get(name) != value:
             raise UserError(f"model.{name}={model.get(name)}, but ckpt={config.ckpt} has {value}: leave it out")
     with open_dict(model):
@@ -137,7 +142,7 @@ class PublishedWeights:
         seed: of the adapter's first values, which are the same however many processes there are.
     """
 
-    published: Published
+    published: PublishedCheckpoint
     seed: int
 
     @torch.no_grad()
@@ -168,10 +173,13 @@ def _place(target: Tensor, value: Tensor) -> None:
     target.copy_(value)
 
 
-def build_published(published: Published, model: DictConfig, adapter: Adapter, dtype: torch.dtype) -> Denoiser:
+def build_published(
+    published: PublishedCheckpoint, model: DictConfig, adapter: Adapter, dtype: torch.dtype
+) -> Denoiser:
     """A denoiser without memory for published weights, with the settings of ``model`` that do not change its sizes."""
     settings: Any = OmegaConf.to_container(model, resolve=True)
     del settings["_target_"]
-    denoiser = published.model.build({**published.arguments, **settings}, dtype)
+    parts = {name: instantiate(part) for name, part in settings.items() if isinstance(part, dict)}
+    denoiser = published.model.build({**published.arguments, **settings, **parts}, dtype)
     adapter.inject(denoiser)
     return denoiser

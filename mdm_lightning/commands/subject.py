@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.checkpoint.load import LONGEST, Oracle, Origin, exact_denoiser, read_run
-from mdm_lightning.checkpoint.published import Published
+from mdm_lightning.checkpoint.published import PublishedCheckpoint
 from mdm_lightning.checkpoint.run import Run
 from mdm_lightning.checkpoint.stored_config import build
 from mdm_lightning.commands.precision import stored_precision
@@ -59,7 +59,7 @@ def distribution_subject(oracle: Oracle, trainer: DictConfig, cache: Path, seed:
 
 
 def checkpoint_subject(
-    origin: Run | Published,
+    origin: Run | PublishedCheckpoint,
     data: DictConfig | None,
     trainer: DictConfig,
     cache: Path,

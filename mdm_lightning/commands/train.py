@@ -54,6 +54,7 @@ from mdm_lightning.data.source import PreparedData
 from mdm_lightning.data.tokenizer.spec import FromTask, Given
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.lora import Adapter
+from mdm_lightning.denoiser.published.family import Unstated
 from mdm_lightning.errors import UserError
 from mdm_lightning.stopping import Stopped
 from mdm_lightning.training.checkpointing import AtomicCheckpointIO, Preempted, discard_partial
@@ -87,7 +88,7 @@ def train(config: DictConfig) -> float | None:
 
 def _train(config: DictConfig, output: Path) -> float | None:
     hydra = HydraConfig.get()
-    start = find_start(config.ckpt, output, config.tokenizer)
+    start = find_start(config.ckpt, output, config.tokenizer, Unstated(**config.published))
     choices = chosen_groups(hydra, start.resumed)
     if start.resumed is not None:
         config = _go_on(config, start.resumed, hydra)

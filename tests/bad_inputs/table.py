@@ -35,6 +35,12 @@ schedule@training.schedule=lineer | did you mean linear?
 ~optimizer | optimizer must be
 ~modell | did you mean model?
 hidden | 'hidden' is no option: write KEY=VALUE
+attention@model.attention=sparse | attention=sparse: attention has no such choice
++model.attention.size=4 | nobody reads an option model.attention.size
+published.mask_id=-1 | published.mask_id must be at least 0, got -1
+published.block_size=0 | published.block_size must be at least 1, got 0
+published.shifted=maybe | published.shifted must be true or false or null, got maybe
+published.mask=3 | did you mean published.mask_id?
 seed=[1 | seed=[1 cannot be read
 data.path=a,b | several values, which only sweep.py tries
 data.path=${HOME}/x | ${oc.env:HOME}

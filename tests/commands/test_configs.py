@@ -23,7 +23,7 @@ from mdm_lightning.training.optimizer import AdamW
 CONF = Path(__file__).parents[2] / "conf"
 # Published sizes in millions of parameters: GPT-2's trunk, two embeddings of V x width, adaLN and norms.
 SIZES = {"micro": (0.0, 0.1), "tiny": (0.3, 0.8), "small": (85, 100), "medium": (300, 350), "large": (700, 800)}
-SIZES |= {"llada": (8000, 8100), "dream": (7600, 7700)}
+SIZES |= {"llada": (8000, 8100), "dream": (7600, 7700), "qwen": (590, 600)}
 
 
 def configure(*overrides: str, name: str = "train") -> DictConfig:

@@ -11,10 +11,13 @@ from mdm_lightning.denoiser.published.loading import read_published
 from tests.commands.conftest import Measuring, Outcome, load
 from tests.commands.test_evaluate import rows_of
 from tests.commands.test_sweep import cells, numbers
-from tests.denoiser.published import dream, llada, mdlm, write_with_tokenizer
+from tests.denoiser.published import dream, fast_dllm, llada, mdlm, write_with_tokenizer
 
-MODELS = {"llada": llada(), "dream": dream(), "small": mdlm()}
+MODELS = {"llada": llada(), "dream": dream(), "small": mdlm(), "qwen": fast_dllm()}
 """By the choice of ``model=`` with which each is fine-tuned."""
+
+UNSTATED = {"qwen": "published.mask_id=36"}
+"""What the user has to say of a model."""
 
 FINE_TUNING = (
     "tokenizer=bpe",
@@ -26,6 +29,11 @@ FINE_TUNING = (
     "training.workers=0",
     "sampler.steps=2",
 )
+
+
+def of(published: dict[str, Path], name: str) -> tuple[str, ...]:
+    """The options that name a model."""
+    return (f"ckpt={published[name]}", *([UNSTATED[name]] if name in UNSTATED else []))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +73,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", MODELS)
 def test_evaluated_without_data(evaluate: Measuring, published, name, tmp_path):
     """What needs none is measured; of the rest one line says why it is left out."""
-    outcome = evaluate(f"ckpt={published[name]}", f"run_dir={tmp_path / 'out'}", "sampler.steps=4")
+    outcome = evaluate(*of(published, name), f"run_dir={tmp_path / 'out'}", "sampler.steps=4")
     assert outcome.status == 0, outcome.stderr
     assert {row["evaluation"] for row in rows_of(tmp_path / "out")} == {"samples"}
     assert "likelihood is left out" in outcome.stdout
@@ -76,7 +84,7 @@ def test_evaluated_without_data(evaluate: Measuring, published, name, tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 def test_swept_as_evaluated(sweep: Measuring, evaluate: Measuring, published, pairs, name, tmp_path):
     """A cell has the numbers of an evaluation with its options."""
-    shared = (f"ckpt={published[name]}", "data=files", f"data.path={pairs}", "data.length=16", "sampler.steps=3")
+    shared = (*of(published, name), "data=files", f"data.path={pairs}", "data.length=16", "sampler.steps=3")
     cell = ("schedule.alpha=0.9", "schedule.beta=0.3")
     options = ("sweep.baselines=[]", "sweep.limit=6", "sweep.profile=null")
     outcome = sweep(*shared, *cell, *options, f"sweep.dir={tmp_path / 'sweep'}")
@@ -93,7 +101,7 @@ def test_swept_as_evaluated(sweep: Measuring, evaluate: Measuring, published, pa
 @pytest.mark.parametrize("name", MODELS)
 def test_fine_tuned(tune: Tune, evaluate: Measuring, published, name, adapter, tmp_path):
     """From the published weights on; stopped and resumed it is the same run; its checkpoint can be evaluated."""
-    start = (f"ckpt={published[name]}", f"adapter={adapter}")
+    start = (*of(published, name), f"adapter={adapter}")
     assert tune(name, *start, "run_dir=whole").status == 0
     assert tune(name, *start, "run_dir=cut", "trainer.max_steps=2").status == 0
     resumed = tune(name, *start, "run_dir=cut")  # the same command: the run has begun, and goes on
@@ -102,7 +110,10 @@ def test_fine_tuned(tune: Tune, evaluate: Measuring, published, name, adapter, t
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert whole.keys() == cut.keys()
     assert all(torch.equal(value, cut[key]) for key, value in whole.items())
-    before = {f"denoiser.{key}": value for key, value in read_published(published[name]).state_dict().items()}
+    before = {
+        f"denoiser.{key}": value
+        for key, value in read_published(published[name], unstated=MODELS[name].unstated).state_dict().items()
+    }
     if adapter == "lora":
         assert all(".lora_" in key for key in whole)
         assert all(bool(value.any()) for value in whole.values())
@@ -138,7 +149,7 @@ def test_two_processes_fine_tune_as_one(tune: Tune, published, adapter, trainer,
 def test_exported_it_measures_the_same(tune: Tune, evaluate: Measuring, published, pairs, name, tmp_path):
     """Adapters are merged; the folder is one that ``ckpt=`` takes, and that says what was measured."""
     adapter = "none" if name == "small" else "lora"
-    tuned = tune(name, f"ckpt={published[name]}", f"adapter={adapter}", "run_dir=run")
+    tuned = tune(name, *of(published, name), f"adapter={adapter}", "run_dir=run")
     assert tuned.status == 0
     assert "of responses and the fill after their first EOS; up to that EOS alone:\nTo first EOS " in tuned.stdout
     first = evaluate("ckpt=run", "evaluation=likelihood", f"export={tmp_path / 'model'}", f"run_dir={tmp_path / 'a'}")
@@ -248,6 +259,10 @@ def test_a_hub_name_without_a_network(script, tmp_path, cache):
         ("small", ["ckpt={llada}"], ["is a Llama, but model= chose a DiT", "model=llada"]),
         ("llada", ["ckpt={small}"], ["is a DiT, but model= chose a Llama", "model=small"]),
         ("llada", ["ckpt={llada}", "model.depth=5"], ["model.depth=5", "has 2", "leave it out"]),
+        ("qwen", ["ckpt={qwen}"], ["does not say mask_token_id", "published.mask_id="]),
+        ("qwen", ["ckpt={qwen}", "published.mask_id=-1"], ["published.mask_id", "at least 0"]),
+        ("qwen", ["ckpt={qwen}", "published.mask_id=36", "attention@model.attention=full"], ["leave it out"]),
+        ("llada", ["ckpt={llada}", "published.shifted=true"], ["published.shifted= is not for"]),
         ("llada", ["ckpt={llada}", "data.length=99"], ["data.length=99", "model's length 32"]),
         ("llada", ["ckpt={llada}", "data.chat=true"], ["chat template"]),
         ("llada", ["ckpt={llada}", "adapter=lora", "adapter.targets=[nothing]"], ["names no linear layer", "query"]),

@@ -1,6 +1,7 @@
-"""LLaDA and Dream once more, from dicts of published tensors: plain functions, loops, one sequence at a time."""
+"""The decoder layouts once more, from dicts of published tensors: plain functions, loops, one sequence at a time."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -80,21 +81,42 @@ def project(weights: Weights, name: str, x: Tensor) -> Tensor:
     return y + weights[name + ".bias"] if name + ".bias" in weights else y
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, groups: int, theta: float) -> Tensor:
-    """Query head h reads key and value head h // groups; every position reads every position."""
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    groups: int,
+    theta: float,
+    norm: Callable[[Tensor, str], Tensor],
+    block: int | None,
+) -> Tensor:
+    """Query head h reads key and value head h // groups; a position reads every position, or those of its own block and
+    before."""
     e = q.shape[1] // heads
     out = []
     for h in range(heads):
         mine, shared = slice(h * e, (h + 1) * e), slice(h // groups * e, (h // groups + 1) * e)
-        qs = torch.stack([rotate(row, i, theta) for i, row in enumerate(q[:, mine])])
-        ks = torch.stack([rotate(row, i, theta) for i, row in enumerate(k[:, shared])])
+        qs = torch.stack([rotate(norm(row, "q"), i, theta) for i, row in enumerate(q[:, mine])])
+        ks = torch.stack([rotate(norm(row, "k"), i, theta) for i, row in enumerate(k[:, shared])])
         scores = (qs @ ks.T / math.sqrt(e)).exp()
+        for i in range(len(q)):
+            if block is not None:
+                scores[i, (i // block + 1) * block :] = 0
         out.append(scores / scores.sum(-1, keepdim=True) @ v[:, shared])
     return torch.cat(out, dim=1)
 
 
 def outputs(
-    weights: Weights, layout: Layout, ids: list[int], depth: int, heads: int, groups: int, theta: float, eps: float
+    weights: Weights,
+    layout: Layout,
+    ids: list[int],
+    depth: int,
+    heads: int,
+    groups: int,
+    theta: float,
+    eps: float,
+    block: int | None = None,
 ):
     """The network's outputs (l, rows) for one sequence of published ids, in the order in which it gives them."""
     x = torch.stack([weights[layout.embedding][token] for token in ids])
@@ -102,7 +124,12 @@ def outputs(
         at = layout.block.format(i)
         y = normalise(x, weights[at + layout.attention_norm + ".weight"], eps)
         q, k, v = (project(weights, at + name, y) for name in (layout.q, layout.k, layout.v))
-        attended = attention(q, k, v, heads, groups, theta)
+
+        def norm(row: Tensor, which: str, at: str = at) -> Tensor:
+            weight = weights.get(f"{at}self_attn.{which}_norm.weight")
+            return row if weight is None else normalise(row, weight, eps)
+
+        attended = attention(q, k, v, heads, groups, theta, norm, block)
         x = x + project(weights, at + layout.o, attended)
         y = normalise(x, weights[at + layout.mlp_norm + ".weight"], eps)
         gate = project(weights, at + layout.gate, y)

@@ -2,7 +2,7 @@
 
 import json
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mdm_lightning.data.tokenizer.published import END_OF_TEXT
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer, from_characters
+from mdm_lightning.denoiser.published.family import NOTHING, Unstated
 from mdm_lightning.denoiser.published.loading import read_published
 from mdm_lightning.errors import UserError
 
@@ -29,6 +30,7 @@ class Published:
     weights: dict[str, Tensor]
     vocab_size: int
     mask_row: int
+    unstated: Unstated = NOTHING
 
     def write(self, folder: Path, shards: int = 1) -> Path:
         """Writes config.json and the weights, sharded with an index if there is more than one shard."""
@@ -61,25 +63,32 @@ def random(
 
 
 def llama_shapes(
-    layout: plain_llama.Layout, tied: bool, bias: bool, key_value_heads: int
+    layout: plain_llama.Layout,
+    tied: bool,
+    bias: bool,
+    key_value_heads: int,
+    head_dim: int = HIDDEN // HEADS,
+    norms: bool = False,
 ) -> dict[str, tuple[int, ...]]:
-    key_value_size = HIDDEN // HEADS * key_value_heads
+    query_size, key_value_size = head_dim * HEADS, head_dim * key_value_heads
     shapes: dict[str, tuple[int, ...]] = {layout.embedding: (ROWS, HIDDEN), layout.final_norm: (HIDDEN,)}
     for i in range(DEPTH):
         at = layout.block.format(i)
         shapes |= {
             f"{at}{layout.attention_norm}.weight": (HIDDEN,),
-            f"{at}{layout.q}.weight": (HIDDEN, HIDDEN),
+            f"{at}{layout.q}.weight": (query_size, HIDDEN),
             f"{at}{layout.k}.weight": (key_value_size, HIDDEN),
             f"{at}{layout.v}.weight": (key_value_size, HIDDEN),
-            f"{at}{layout.o}.weight": (HIDDEN, HIDDEN),
+            f"{at}{layout.o}.weight": (HIDDEN, query_size),
             f"{at}{layout.mlp_norm}.weight": (HIDDEN,),
             f"{at}{layout.gate}.weight": (MLP, HIDDEN),
             f"{at}{layout.up}.weight": (MLP, HIDDEN),
             f"{at}{layout.down}.weight": (HIDDEN, MLP),
         }
+        if norms:
+            shapes |= {f"{at}self_attn.{which}_norm.weight": (head_dim,) for which in "qk"}
         if bias:
-            sizes = {layout.q: HIDDEN, layout.k: key_value_size, layout.v: key_value_size}
+            sizes = {layout.q: query_size, layout.k: key_value_size, layout.v: key_value_size}
             shapes |= {f"{at}{name}.bias": (size,) for name, size in sizes.items()}
     if not tied:
         shapes[layout.head] = (ROWS, HIDDEN)
@@ -148,6 +157,80 @@ def dream(dtype: torch.dtype = torch.float32, tied: bool = False) -> Published:
     }
     shapes = llama_shapes(plain_llama.DREAM, tied, bias=True, key_value_heads=KEY_VALUE_HEADS)
     return Published(config, random(shapes, dtype), vocab_size=37, mask_row=36)
+
+
+def qwen3(
+    dtype: torch.dtype = torch.float32,
+    tied: bool = False,
+    unstated: Unstated | None = None,
+    **changes: Any,
+) -> Published:
+    """37 ids, of which the last is MASK, which is not said; heads of their own width, queries and keys with norms."""
+    config = {
+        "architectures": ["Qwen3ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "eos_token_id": 34,
+        "head_dim": 6,
+        "hidden_act": "silu",
+        "hidden_size": HIDDEN,
+        "intermediate_size": MLP,
+        "max_position_embeddings": LENGTH,
+        "model_type": "a2d-qwen3",
+        "num_attention_heads": HEADS,
+        "num_hidden_layers": DEPTH,
+        "num_key_value_heads": KEY_VALUE_HEADS,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+        "sliding_window": None,
+        "tie_word_embeddings": tied,
+        "use_sliding_window": False,
+        "vocab_size": ROWS,
+    }
+    shapes = llama_shapes(plain_llama.DREAM, tied, False, KEY_VALUE_HEADS, head_dim=6, norms=True)
+    unstated = Unstated(mask_id=36, shifted=False) if unstated is None else unstated
+    return Published(config | changes, random(shapes, dtype), vocab_size=37, mask_row=36, unstated=unstated)
+
+
+def qwen2(dtype: torch.dtype = torch.float32, tied: bool = True) -> Published:
+    """Qwen2's layout, tied, with biases of queries, keys and values; shifted, which is not said."""
+    model = dream(dtype, tied)
+    config = {key: value for key, value in model.config.items() if key != "mask_token_id"} | {"model_type": "qwen2"}
+    return replace(model, config=config, unstated=Unstated(mask_id=36, shifted=True))
+
+
+def llama3(dtype: torch.dtype = torch.float32) -> Published:
+    """Llama's layout with nothing special, and a configuration of the newer kind that says where MASK is."""
+    config = {
+        "hidden_act": "silu",
+        "hidden_size": HIDDEN,
+        "intermediate_size": MLP,
+        "layer_types": ["full_attention"] * DEPTH,
+        "mask_token_id": 36,
+        "max_position_embeddings": LENGTH,
+        "model_type": "llama",
+        "num_attention_heads": HEADS,
+        "num_hidden_layers": DEPTH,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"},
+        "vocab_size": ROWS,
+    }
+    shapes = llama_shapes(plain_llama.DREAM, False, False, HEADS)
+    return Published(config, random(shapes, dtype), vocab_size=37, mask_row=36, unstated=Unstated(shifted=False))
+
+
+def sdar(dtype: torch.dtype = torch.float32) -> Published:
+    """Qwen3's layout in blocks of 4."""
+    said = {"model_type": "sdar", "block_size": 4, "mask_token_id": 36}
+    return qwen3(dtype, unstated=NOTHING, **said)
+
+
+def fast_dllm(dtype: torch.dtype = torch.float32) -> Published:
+    """Qwen2's layout in blocks of 4, shifted; where MASK is stands nowhere."""
+    model = qwen2(dtype)
+    config = model.config | {"model_type": "Fast_dLLM_Qwen", "bd_size": 4}
+    return replace(model, config=config, unstated=Unstated(mask_id=36))
 
 
 def mdlm(dtype: torch.dtype = torch.float32, time_conditioning: bool = False) -> Published:

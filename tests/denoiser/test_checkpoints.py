@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from mdm_lightning.denoiser.dit import DiT
-from mdm_lightning.denoiser.published.loading import read_published
+from mdm_lightning.denoiser.published.family import Unstated
+from mdm_lightning.denoiser.published.loading import PublishedModel, read_published
 from mdm_lightning.denoiser.published.weight_files import missing_files
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.sampling.count import Binomial
@@ -18,9 +19,34 @@ from mdm_lightning.sampling.order import Random
 from mdm_lightning.sampling.sampler import Sampler
 
 from . import plain_dit, plain_llama
-from .published import DEPTH, HEADS, ROWS, Published, dream, llada, mdlm, refusal, same, write_index
+from .published import (
+    DEPTH,
+    HEADS,
+    ROWS,
+    Published,
+    dream,
+    fast_dllm,
+    llada,
+    llama3,
+    mdlm,
+    qwen2,
+    qwen3,
+    refusal,
+    same,
+    sdar,
+    write_index,
+)
 
-MODELS = {"MDLM": mdlm(), "LLaDA": llada(), "Dream": dream()}
+MODELS = {
+    "MDLM": mdlm(),
+    "LLaDA": llada(),
+    "Dream": dream(),
+    "Qwen3": qwen3(),
+    "Qwen2": qwen2(),
+    "Llama": llama3(),
+    "SDAR": sdar(),
+    "Fast-dLLM": fast_dllm(),
+}
 each_model = pytest.mark.parametrize("published", MODELS.values(), ids=MODELS.keys())
 
 
@@ -35,7 +61,7 @@ def state(path: Path, **options) -> dict[str, torch.Tensor]:
 @each_model
 def test_every_tensor_arrives(published, tmp_path):
     """Each parameter is a stored tensor and each stored tensor a parameter; MDLM's output layer loses MASK's row."""
-    read = state(published.write(tmp_path))
+    read = state(published.write(tmp_path), unstated=published.unstated)
     weights = dict(published.weights)
     for name in ("backbone.output_layer.linear.weight", "backbone.output_layer.linear.bias"):
         if name in weights:
@@ -50,13 +76,13 @@ def test_every_tensor_arrives(published, tmp_path):
 @pytest.mark.parametrize("shards", [2, 5])
 def test_shards(published, shards, tmp_path):
     whole, cut = published.write(tmp_path / "whole"), published.write(tmp_path / "cut", shards)
-    assert same(state(cut), state(whole))
+    assert same(state(cut, unstated=published.unstated), state(whole, unstated=published.unstated))
 
 
 @each_model
 def test_torch_files(published, tmp_path):
     """The same from pytorch_model.bin, in a folder, by itself with a config.json beside it, and sharded."""
-    expected = state(published.write(tmp_path / "safetensors"))
+    expected = state(published.write(tmp_path / "safetensors"), unstated=published.unstated)
     folder, shards = tmp_path / "torch", tmp_path / "shards"
     for path in (folder, shards):
         path.mkdir()
@@ -67,9 +93,9 @@ def test_torch_files(published, tmp_path):
     for i in range(2):
         torch.save({name: published.weights[name] for name in names[i::2]}, shards / f"pytorch_model-{i}.bin")
     (shards / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
-    assert same(state(folder), expected)
-    assert same(state(folder / "pytorch_model.bin"), expected)
-    assert same(state(shards), expected)
+    assert same(state(folder, unstated=published.unstated), expected)
+    assert same(state(folder / "pytorch_model.bin", unstated=published.unstated), expected)
+    assert same(state(shards, unstated=published.unstated), expected)
 
 
 @each_model
@@ -78,8 +104,8 @@ def test_precisions(published, stored, tmp_path):
     """The weights are the stored ones, rounded once to the precision asked for; the model is in evaluation mode."""
     weights = {name: value.to(stored) for name, value in published.weights.items()}
     folder = replace(published, weights=weights).write(tmp_path)
-    exact = state(folder, dtype=torch.float64)
-    model = read_published(folder, dtype=torch.bfloat16)
+    exact = state(folder, dtype=torch.float64, unstated=published.unstated)
+    model = read_published(folder, dtype=torch.bfloat16, unstated=published.unstated)
     assert not model.training
     assert same(model.state_dict(), {name: value.bfloat16() for name, value in exact.items()})
 
@@ -88,10 +114,12 @@ def test_precisions(published, stored, tmp_path):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_device(published, device, tmp_path):
     path = published.write(tmp_path)
-    model = read_published(path, device=torch.device(device))
+    model = read_published(path, device=torch.device(device), unstated=published.unstated)
     assert {value.device.type for value in model.state_dict().values()} == {device}
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert same({name: value.cpu() for name, value in model.state_dict().items()}, state(path))
+    assert same(
+        {name: value.cpu() for name, value in model.state_dict().items()}, state(path, unstated=published.unstated)
+    )
 
 
 @pytest.mark.parametrize("time_conditioning", [False, True])
@@ -113,7 +141,8 @@ def test_mdlm_computes_what_was_published(time_conditioning, tmp_path):
 @each_model
 def test_the_sampler_fills_mask_and_nothing_else(published, tmp_path):
     """MASK has the id that the tokenizer gives it, vocab_size, whatever row the published model keeps it in."""
-    model = read_published(published.write(tmp_path), vocab_size=published.vocab_size)
+    folder = published.write(tmp_path)
+    model = read_published(folder, vocab_size=published.vocab_size, unstated=published.unstated)
     assert model.mask_id == model.vocab_size == published.vocab_size
     canvas = torch.full((8, 12), model.mask_id)
     canvas[:, 3] = 5
@@ -125,18 +154,22 @@ def test_the_sampler_fills_mask_and_nothing_else(published, tmp_path):
 
 @pytest.mark.parametrize(
     ("published", "name"),
-    [(llada(tied=True), plain_llama.LLADA), (dream(tied=True), plain_llama.DREAM)],
-    ids=["LLaDA", "Dream"],
+    [
+        (llada(tied=True), plain_llama.LLADA),
+        (dream(tied=True), plain_llama.DREAM),
+        (qwen3(tied=True), plain_llama.DREAM),
+    ],
+    ids=["LLaDA", "Dream", "Qwen3"],
 )
 def test_tied_weights(published, name, tmp_path):
     """Once, or twice if both are equal."""
-    once = state(published.write(tmp_path / "once"))
+    once = state(published.write(tmp_path / "once"), unstated=published.unstated)
     embedding = published.weights[name.embedding]
     twice = replace(published, weights={**published.weights, name.head: embedding.clone()})
-    assert same(state(twice.write(tmp_path / "twice")), once)
+    assert same(state(twice.write(tmp_path / "twice"), unstated=published.unstated), once)
     assert not any("lm_head" in parameter for parameter in once)
     other = replace(published, weights={**published.weights, name.head: embedding + 1})
-    assert "differs from the embedding" in refusal(other.write(tmp_path / "other"))
+    assert "differs from the embedding" in refusal(other.write(tmp_path / "other"), unstated=published.unstated)
 
 
 @each_model
@@ -144,7 +177,7 @@ def test_missing_unknown_and_misshapen_are_listed(published, tmp_path):
     names = list(published.weights)
     weights = {**without(published, names[3]).weights, "adapter.weight": torch.zeros(3)}
     weights[names[5]] = torch.zeros(1, 2, 3)
-    message = refusal(replace(published, weights=weights).write(tmp_path))
+    message = refusal(replace(published, weights=weights).write(tmp_path), unstated=published.unstated)
     assert f"missing: {names[3]};" in message
     assert "unknown: adapter.weight;" in message
     assert f"of another shape: {names[5]} [1, 2, 3] instead of {list(published.weights[names[5]].shape)}" in message
@@ -153,11 +186,11 @@ def test_missing_unknown_and_misshapen_are_listed(published, tmp_path):
 @each_model
 def test_no_tensor_can_be_missing_or_of_another_shape(published, tmp_path):
     for i, (name, value) in enumerate(published.weights.items()):
-        message = refusal(without(published, name).write(tmp_path / f"{i}"))
+        message = refusal(without(published, name).write(tmp_path / f"{i}"), unstated=published.unstated)
         # By the embedding the family is recognised.
         assert name in message or (("embed" in name or "wte" in name) and "none of the known families" in message)
         longer = replace(published, weights={**published.weights, name: torch.zeros(len(value) + 1, *value.shape[1:])})
-        assert name in refusal(longer.write(tmp_path / f"{i}"))
+        assert name in refusal(longer.write(tmp_path / f"{i}"), unstated=published.unstated)
 
 
 def test_a_long_list_is_cut(tmp_path):
@@ -222,15 +255,59 @@ def test_folders_that_hold_no_model(tmp_path):
     assert "has no model.safetensors" in refusal(tmp_path)
     assert missing_files(tmp_path) == ["config.json", "model.safetensors"]
     save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
-    assert "none of the known families (MDLM, LLaDA, Dream)" in refusal(tmp_path)
+    assert "none of the known families (MDLM, LLaDA, Dream, SDAR, Fast-dLLM, Qwen)" in refusal(tmp_path)
     torch.save([1, 2], tmp_path / "list.pt")
     assert "something else than named tensors" in refusal(tmp_path / "list.pt")
 
 
-def test_an_autoregressive_model_with_dreams_names_is_not_dream(tmp_path):
-    published = dream()
-    published.config["model_type"] = "qwen2"
-    assert "none of the known families" in refusal(published.write(tmp_path))
+def test_an_autoregressive_model_has_no_mask_and_is_asked_for_it(tmp_path):
+    """It has the same tensors as what was made of it: the user has to say what makes it another model."""
+    folder = qwen2(tied=False).write(tmp_path)
+    assert "does not say mask_token_id: set published.mask_id=" in refusal(folder)
+    assert "does not say shifted: set published.shifted=" in refusal(folder, unstated=Unstated(mask_id=36))
+    read_published(folder, unstated=Unstated(mask_id=36, shifted=False))
+
+
+@pytest.mark.parametrize(
+    ("published", "unstated", "message"),
+    [
+        (mdlm(), Unstated(mask_id=3), "published.mask_id= is not for"),
+        (llada(), Unstated(shifted=True), "published.shifted= is not for"),
+        (llada(), Unstated(mask_id=32), "mask_token_id=33 in config.json: leave published.mask_id=32 out"),
+        (dream(), Unstated(block_size=4), "published.block_size= is not for"),
+        (sdar(), Unstated(block_size=8), "block_size=4 in config.json: leave published.block_size=8 out"),
+        (qwen3(), Unstated(mask_id=40, shifted=False), "mask_row must be in 0 ... 39"),
+    ],
+)
+def test_what_the_user_says_contradicts_nothing(published, unstated, message, tmp_path):
+    assert message in refusal(published.write(tmp_path), unstated=unstated)
+
+
+def test_what_the_user_says_may_be_what_is_said(tmp_path):
+    folder = llada().write(tmp_path)
+    assert same(state(folder, unstated=Unstated(mask_id=33)), state(folder))
+
+
+@pytest.mark.parametrize(
+    "published", [*MODELS.values(), llada(tied=True), qwen3(tied=True)], ids=lambda p: p.config["model_type"]
+)
+def test_the_adapters_are_each_others_inverse(published, tmp_path):
+    """Both ways and one tensor at a time; what has no name in the family is left out."""
+    model = PublishedModel.open(published.write(tmp_path))
+    family, stored = model.family, dict(model.weights)
+    ours = dict(family.to_ours(stored))
+    theirs = dict(family.to_theirs(ours))
+    assert theirs.keys() == stored.keys()
+    for name, value in theirs.items():
+        rows = len(value) - (name.startswith("backbone.output_layer.linear."))  # MASK's, which is zero
+        assert torch.equal(value[:rows], stored[name][:rows])
+        assert not value[rows:].any()
+    assert same(dict(family.to_ours(theirs)), ours)
+    singly = {name: value for key in stored for name, value in family.to_ours({key: stored[key]})}
+    assert same(singly, ours)
+    assert not list(family.to_ours({"something.else": torch.zeros(2), "model.layers.0.new.weight": torch.zeros(2)}))
+    built = model.build(model.arguments(None, published.unstated), torch.float32)
+    assert built.state_dict().keys() == ours.keys()
 
 
 @pytest.mark.parametrize(
@@ -247,12 +324,18 @@ def test_an_autoregressive_model_with_dreams_names_is_not_dream(tmp_path):
         (llada(), {"d_model": "wide"}, "describes no possible LLaDA model"),
         (dream(), {"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling"),
         (dream(), {"block_size": 32}, "block_size=32"),
+        (sdar(), {"block_size": None}, "does not say block_size: set published.block_size="),
+        (llama3(), {"layer_types": ["sliding_attention"]}, "layers with a sliding window"),
+        (llama3(), {"rope_parameters": {"rope_type": "llama3"}}, "stretches its rotary embedding"),
+        (qwen3(), {"use_sliding_window": True}, "use_sliding_window=True"),
+        (qwen3(), {"head_dim": 5}, "head_dim must be even"),
         (dream(), {"num_key_value_heads": 4}, "of another shape"),
         (dream(), {"tie_word_embeddings": True}, "differs from the embedding"),
     ],
 )
 def test_configurations_that_do_not_fit(published, changes, message, tmp_path):
-    assert message in refusal(replace(published, config=published.config | changes).write(tmp_path))
+    folder = replace(published, config=published.config | changes).write(tmp_path)
+    assert message in refusal(folder, unstated=published.unstated)
 
 
 def test_the_tokenizer_must_fit(tmp_path):
@@ -283,11 +366,14 @@ def test_the_tokenizer_must_fit(tmp_path):
         (dream(), {"max_position_embeddings": 10**12}),
         (dream(), {"num_hidden_layers": 1e9}),
         (dream(), {"num_attention_heads": [4]}),
+        (qwen3(), {"head_dim": 10**9}),
+        (sdar(), {"block_size": "four"}),
     ],
 )
 def test_sizes_are_compared_with_the_weights_before_anything_is_built(published, changes, tmp_path):
     """A billion blocks take hours even without memory, and a billion channels the memory of a rotary table."""
-    message = refusal(replace(published, config=published.config | changes).write(tmp_path))
+    folder = replace(published, config=published.config | changes).write(tmp_path)
+    message = refusal(folder, unstated=published.unstated)
     assert "larger model than it has weights for" in message or "describes no possible" in message
 
 

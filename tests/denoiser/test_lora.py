@@ -9,10 +9,10 @@ from mdm_lightning.denoiser.lora import AllWeights, LoRA, adapter_start, own_wei
 from mdm_lightning.denoiser.published.loading import PublishedModel, read_published
 from mdm_lightning.errors import UserError
 
-from .published import DEPTH, dream, llada, mdlm
+from .published import DEPTH, dream, llada, mdlm, sdar
 
-MODELS = {"MDLM": mdlm(), "LLaDA": llada(), "Dream": dream()}
-PER_BLOCK = {"MDLM": 5, "LLaDA": 7, "Dream": 7}  # linear layers
+MODELS = {"MDLM": mdlm(), "LLaDA": llada(), "Dream": dream(), "SDAR": sdar()}
+PER_BLOCK = {"MDLM": 5, "LLaDA": 7, "Dream": 7, "SDAR": 7}  # linear layers
 
 
 @pytest.fixture(params=MODELS)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdm_lightning.denoiser.published.families import FAMILIES
+from mdm_lightning.denoiser.published.families import recognise
+from mdm_lightning.denoiser.published.family import Unstated
 from mdm_lightning.denoiser.published.weight_files import Weights
 from tests.patience import SECONDS
 
@@ -62,9 +63,9 @@ def test_published_sizes(config, first, parameters):
         shapes = {first: (0, 0)}  # noqa: RUF012
 
     weights = Weights(Path("published"), (File(),), config)
-    (family,) = [family for family in FAMILIES if family.matches(weights)]
+    family = recognise(weights)
     with torch.device("meta"):
-        model = family.denoiser(**family.arguments(weights, None))
+        model = family.denoiser(**family.arguments(weights, None, Unstated()))
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 

@@ -136,6 +136,18 @@ class Sweeping:
 
 
 @dataclass(frozen=True)
+class PublishedOptions:
+    """What is said of a published model."""
+
+    mask_id: int | None
+    shifted: bool | None
+    block_size: int | None
+
+    def __post_init__(self) -> None:
+        check_numbers(self, mask_id=0, block_size=1)
+
+
+@dataclass(frozen=True)
 class Common:
     """What every command reads, beside its groups.
 
@@ -144,6 +156,7 @@ class Common:
     """
 
     ckpt: str | None
+    published: PublishedOptions
     advice: str | None
     seed: int
     run_dir: str

@@ -41,7 +41,7 @@ from mdm_lightning.training.dashboards import TensorBoard
 log = logging.getLogger(__name__)
 
 # Options that do not change a cell's numbers, or that are the same for the whole sweep.
-SHARED = {"ckpt", "cache_dir", "data", "debug", "logger", "run_dir", "sweep", "tokenizer", "trainer"}
+SHARED = {"ckpt", "cache_dir", "data", "debug", "logger", "published", "run_dir", "sweep", "tokenizer", "trainer"}
 
 
 def run_cell(config: DictConfig) -> float:
@@ -79,7 +79,7 @@ def sweep_subject(config: DictConfig) -> Subject:
     """
     chosen: dict[str, Any] = {"ckpt": config.ckpt, "cache_dir": config.cache_dir}
     chosen["trainer"] = OmegaConf.to_container(config.trainer, resolve=True)
-    for group in ("data", "tokenizer"):
+    for group in ("data", "published", "tokenizer"):
         chosen[group] = OmegaConf.to_container(config[group], resolve=False) if group in config else None
     subject = _load(json.dumps(chosen))
     subject.seed, subject.first = config.seed, config.evaluation.first
@@ -130,7 +130,7 @@ def _load(chosen: str) -> Subject:
     config: Any = OmegaConf.create(json.loads(chosen))
     processes = join_ranks(progress=False)
     with processes.together(explain):
-        origin = find_origin(config.ckpt, config.data, config.tokenizer)
+        origin = find_origin(config)
         if origin is None:
             raise needs_checkpoint("sweep")
         return load_subject(origin, config.data, config.trainer, Path(config.cache_dir), 0, processes)

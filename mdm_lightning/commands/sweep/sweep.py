@@ -107,7 +107,7 @@ def _plan(overrides: Sequence[str], conf: Path) -> tuple[SweepPlan, DictConfig, 
         check_options(config, overrides)
         _check_baselines(config.sweep.baselines)
         _check_axes([o for o in parsed if o.is_sweep_override()], [line(o) for o in base])
-    origin = find_origin(config.ckpt, config.get("data"), config.get("tokenizer"))
+    origin = find_origin(config)
     if origin is None:
         raise needs_checkpoint("sweep")
     config.ckpt = None if isinstance(origin, Oracle) else origin.name

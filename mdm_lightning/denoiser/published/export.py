@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.denoiser.llama import Llama
-from mdm_lightning.denoiser.published.families import MDLM, Family
+from mdm_lightning.denoiser.published.family import Family
+from mdm_lightning.denoiser.published.mdlm import MDLM
 from mdm_lightning.denoiser.published.weight_files import CONFIG
 from mdm_lightning.errors import UserError
 
@@ -152,12 +152,8 @@ def _published_weights(denoiser: Denoiser, family: Family) -> dict[str, Tensor]:
     state = denoiser.state_dict()
     if isinstance(denoiser, DiT):
         state["output_layer.linear.weight"] = denoiser.head_weight
-    published = {}
-    for name, value in state.items():
-        mask_rows = value.new_zeros(family.extra_rows(name), *value.shape[1:])
-        whole = torch.cat([value.detach(), mask_rows]) if len(mask_rows) else value.detach()
-        published[family.stored_name(name)] = whole.cpu().contiguous()
-    return published
+    theirs = family.to_theirs({name: value.detach() for name, value in state.items()})
+    return {name: value.cpu().contiguous() for name, value in theirs}
 
 
 def _model_card(denoiser: Denoiser, family: Family, metrics: Mapping[str, float], source: str) -> str:

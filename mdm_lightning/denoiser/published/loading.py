@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mdm_lightning.denoiser.base import Denoiser, oversized
-from mdm_lightning.denoiser.published.families import Family, recognise
+from mdm_lightning.denoiser.published.families import recognise
+from mdm_lightning.denoiser.published.family import NOTHING, Family, Unstated
 from mdm_lightning.denoiser.published.weight_files import CONFIG, Weights, enumerated, open_weights
 from mdm_lightning.errors import UserError
 
@@ -40,23 +41,25 @@ class PublishedModel:
         weights = open_weights(path)
         return cls(weights, recognise(weights))
 
-    def arguments(self, vocab_size: int | None) -> dict[str, Any]:
+    def arguments(self, vocab_size: int | None, unstated: Unstated = NOTHING) -> dict[str, Any]:
         """Arguments of ``family.denoiser`` for these weights.
 
         Args:
             vocab_size: number of ids that the tokenizer has (``Tokenizer.vocab_size``). Models of which some rows
                 belong to no token need it: those rows are then never predicted.
+            unstated: what the user says of the model and its files do not.
 
         Raises:
             UserError: the configuration describes no possible model, a larger one than there are weights for, or does
                 not go with the vocabulary.
         """
         try:
-            arguments = self.family.arguments(self.weights, vocab_size)
+            arguments = self.family.arguments(self.weights, vocab_size, unstated)
         except (ValueError, TypeError, ZeroDivisionError, AttributeError) as error:
             raise self._impossible(error) from error
-        shapes, stored_name = self.weights.shapes, self.family.stored_name
-        sizes = self.family.denoiser.sizes(lambda name: shapes.get(stored_name(name)))
+        without_memory = {name: torch.empty(shape, device="meta") for name, shape in self.weights.shapes.items()}
+        shapes = {name: tuple(value.shape) for name, value in self.family.to_ours(without_memory)}
+        sizes = self.family.denoiser.sizes(shapes.get)
         # Slips are listed tensor by tensor once the model is built; also on the meta device, a billion blocks are not.
         larger = oversized(arguments, sizes, spare=SLIP)
         if larger:
@@ -87,14 +90,10 @@ class PublishedModel:
         Raises:
             UserError: what is stored twice differs.
         """
-        targets = {self.family.stored_name(name): (name, value) for name, value in parameters.items()}
-        for stored, value in self.weights.tensors():
-            if stored in targets:
-                name, target = targets[stored]
-                copy(target, value[: len(value) - self.family.extra_rows(name)])
-        copies = self.family.copies(arguments)
-        if copies:
-            self._compare_copies(copies)
+        for name, value in self.family.to_ours(self.weights):
+            if name in parameters:
+                copy(parameters[name], value)
+        self._compare_copies(self.family.copies(arguments))
 
     def read(self, arguments: Mapping[str, Any], device: torch.device | str, dtype: torch.dtype) -> Denoiser:
         """A denoiser with the weights, in evaluation mode.
@@ -118,10 +117,7 @@ class PublishedModel:
         Raises:
             UserError: listing what is missing, unknown and of another shape.
         """
-        expected: dict[str, tuple[int, ...]] = {}
-        for name, value in denoiser.state_dict().items():
-            rows, *rest = value.shape
-            expected[self.family.stored_name(name)] = (rows + self.family.extra_rows(name), *rest)
+        expected = {name: tuple(value.shape) for name, value in self.family.to_theirs(denoiser.state_dict())}
         stored = {name: shape for name, shape in self.weights.shapes.items() if name not in copies}
         differences = {
             "missing": sorted(expected.keys() - stored.keys()),
@@ -142,10 +138,11 @@ class PublishedModel:
         """Raises:
         UserError: what is stored twice differs.
         """
-        originals = {self.family.stored_name(name): stored for stored, name in copies.items()}
-        both = {name: value for name, value in self.weights.tensors() if name in copies or name in originals}
-        for original, copied in originals.items():
-            if copied in both and not torch.equal(both[original], both[copied].to(both[original].dtype)):
+        for copied, original in copies.items():
+            if copied not in self.weights.shapes:
+                continue
+            value = self.weights[original]
+            if not torch.equal(value, self.weights[copied].to(value.dtype)):
                 raise UserError(
                     f"{self.weights.origin}: {copied} differs from the embedding, though {CONFIG} says they are tied"
                 )
@@ -156,15 +153,17 @@ def read_published(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     vocab_size: int | None = None,
+    unstated: Unstated = NOTHING,
 ) -> Denoiser:
     """A denoiser with published weights: see ``PublishedModel.read``.
 
     Args:
         path: a folder as published on the hub, or one file of weights.
         vocab_size: as in ``PublishedModel.arguments``.
+        unstated: as there.
 
     Raises:
         UserError: unknown, damaged, incomplete or not what its configuration says.
     """
     published = PublishedModel.open(path)
-    return published.read(published.arguments(vocab_size), device, dtype)
+    return published.read(published.arguments(vocab_size, unstated), device, dtype)

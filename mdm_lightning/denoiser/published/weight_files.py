@@ -32,8 +32,8 @@ class TensorFile(ABC):
     shapes: Mapping[str, tuple[int, ...]]
 
     @abstractmethod
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The tensors, mapped from disk where possible: copy what is to stay."""
+    def read(self, name: str) -> Tensor:
+        """One of the tensors, mapped from disk where possible: copy what is to stay."""
 
 
 class SafetensorsFile(TensorFile):
@@ -53,12 +53,10 @@ class SafetensorsFile(TensorFile):
         except (SafetensorError, OSError) as error:
             raise _unreadable(path, error) from error
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for name in self.shapes:
-            # Mapped anew for each tensor: the pages of a mapping count as memory until it ends.
-            with safe_open(self.path, framework="pt") as file:
-                tensor = file.get_tensor(name)
-            yield name, tensor
+    def read(self, name: str) -> Tensor:
+        # Mapped anew for each tensor: the pages of a mapping count as memory until it ends.
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(name)
 
 
 class TorchFile(TensorFile):
@@ -92,13 +90,13 @@ class TorchFile(TensorFile):
         self.shapes = {name: tuple(value.shape) for name, value in content.items()}
         _refuse_quantised(path, {name: str(value.dtype) for name, value in content.items()})
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self._content.items()
+    def read(self, name: str) -> Tensor:
+        return self._content[name]
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Published weights: their names and shapes at once, their values one by one.
+@dataclass(frozen=True, eq=False)
+class Weights(Mapping[str, Tensor]):
+    """Published weights: names and shapes at once; a tensor is read when it is asked for, one file after the other.
 
     Attributes:
         origin: where they lie, for messages.
@@ -116,10 +114,17 @@ class Weights:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: shape for file in self.files for name, shape in file.shapes.items()}
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor once, one file after the other."""
+    def __getitem__(self, name: str) -> Tensor:
         for file in self.files:
-            yield from file.tensors()
+            if name in file.shapes:
+                return file.read(name)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
 
 
 def open_weights(path: Path) -> Weights:

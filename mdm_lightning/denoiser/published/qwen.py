@@ -1,0 +1,70 @@
+"""Autoregressive models that were turned into masked diffusion models and have kept their layout: that of Llama, Qwen2
+or Qwen3, with full attention (Tiny-A2D, Open-dCoder) or in blocks.
+
+An autoregressive model has the same files. What makes it another one, MASK and the shift, few configurations say; then
+the user has to.
+"""
+
+from typing import Any
+
+from mdm_lightning.denoiser.attention import BlockCausal
+from mdm_lightning.denoiser.published.family import PublishedConfig, Unstated
+from mdm_lightning.denoiser.published.renamed import DecoderLayout
+from mdm_lightning.denoiser.published.weight_files import Weights
+from mdm_lightning.errors import UserError
+
+
+class Qwen(DecoderLayout):
+    """Any model in this layout that no other family has claimed."""
+
+    name = "Qwen"
+    size = "qwen"
+
+    def matches(self, weights: Weights) -> bool:
+        return "model.embed_tokens.weight" in weights.shapes and bool(weights.config)
+
+    def arguments(self, weights: Weights, vocab_size: int | None, unstated: Unstated) -> dict[str, Any]:
+        config = PublishedConfig(weights, weights.config)
+        block_size = config.either("block_size", "block_size", unstated.block_size, default=0)
+        return decoder_arguments(config, weights, vocab_size) | {
+            "mask_row": config.either("mask_token_id", "mask_id", unstated.mask_id),
+            "shifted": config.either("shifted", "shifted", unstated.shifted),
+            **({"attention": BlockCausal(block_size)} if block_size else {}),
+        }
+
+
+def decoder_arguments(config: PublishedConfig, weights: Weights, vocab_size: int | None) -> dict[str, Any]:
+    """The sizes of a model in this layout. Whether there are biases and norms of queries and keys is seen in its
+    tensors: the configurations of Qwen2 do not say it.
+
+    Raises:
+        UserError: it lacks a size, or asks for what the denoiser does not have.
+    """
+    config.refuse_other_than(hidden_act="silu", use_sliding_window=False, attention_dropout=0.0)
+    if any(kind != "full_attention" for kind in config.get("layer_types") or ()):
+        raise UserError(f"{weights.origin} has layers with a sliding window: only full attention is supported")
+    rows, heads = config["vocab_size"], config["num_attention_heads"]
+    return {
+        "vocab_size": config.fitting(vocab_size, rows),
+        "length": config["max_position_embeddings"],
+        "rows": rows,
+        "hidden_size": config["hidden_size"],
+        "depth": config["num_hidden_layers"],
+        "heads": heads,
+        "key_value_heads": config.get("num_key_value_heads") or heads,
+        "head_dim": config.get("head_dim"),
+        "mlp_size": config["intermediate_size"],
+        "rope_theta": _rope_theta(config),
+        "norm_eps": config["rms_norm_eps"],
+        "qkv_bias": any(name.endswith(".q_proj.bias") for name in weights.shapes),
+        "qk_norm": any(name.endswith(".q_norm.weight") for name in weights.shapes),
+        "tie_weights": config.get("tie_word_embeddings", False),
+    }
+
+
+def _rope_theta(config: PublishedConfig) -> float:
+    """The base of the rotary frequencies, which newer configurations keep with the rest of the rotary settings."""
+    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rotary.get("rope_type", rotary.get("type", "default")) != "default":
+        raise UserError(f"{config.origin} stretches its rotary embedding ({rotary}): only the default is supported")
+    return rotary.get("rope_theta") or config["rope_theta"]
