@@ -1,11 +1,11 @@
 """Evaluations: what can be measured of a model, and what one of your own consists of."""
 
+from mdm_lightning.evaluation.advice.advise import Advise
 from mdm_lightning.evaluation.base import Evaluation, NotApplicable, Row, Subject
 from mdm_lightning.evaluation.generation.python_parses import PythonParses
 from mdm_lightning.evaluation.generation.quality import Generation
 from mdm_lightning.evaluation.generation.samples import SampleTexts
 from mdm_lightning.evaluation.generation.task import TaskAccuracy
-from mdm_lightning.evaluation.likelihood.advice import Advise
 from mdm_lightning.evaluation.likelihood.corpus import Likelihood
 from mdm_lightning.evaluation.likelihood.policy import Policy
 from mdm_lightning.evaluation.likelihood.profile import Profile

@@ -19,10 +19,10 @@ from mdm_lightning.denoiser.published.family import Unstated
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.advice.predicted import advise
 from mdm_lightning.evaluation.base import NoData, Subject
 from mdm_lightning.evaluation.generation.generate import generate
 from mdm_lightning.evaluation.generation.samples import text_canvas
-from mdm_lightning.evaluation.likelihood.advice import advise
 from mdm_lightning.evaluation.likelihood.conditional import ConditionalLikelihood, windows
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.evaluation.processes import Processes

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule
-from mdm_lightning.evaluation.likelihood.advice import Advice, advice_table
-from mdm_lightning.evaluation.likelihood.advice_figures import grid_figure
+from mdm_lightning.evaluation.advice.figures import grid_figure
+from mdm_lightning.evaluation.advice.predicted import Advice, advice_table
 from mdm_lightning.sampling.sampler import Sampler
 
 

@@ -21,7 +21,7 @@ from mdm_lightning.denoiser.lora import Adapter
 from mdm_lightning.diffusion import masking, timesteps
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.likelihood.advice import advised_schedule
+from mdm_lightning.evaluation.advice.predicted import advised_schedule
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import AdaptiveCount, PlannedCount
 from mdm_lightning.sampling.guidance import Guidance
@@ -56,7 +56,8 @@ _MOVED = {
     "mdm_lightning.data.text": "mdm_lightning.data.text.sources",
     "mdm_lightning.data.tokenizer_spec": "mdm_lightning.data.tokenizer.spec",
     "mdm_lightning.data.toy": "mdm_lightning.data.tasks.toy",
-    "mdm_lightning.evaluation.advice": "mdm_lightning.evaluation.likelihood.advice",
+    "mdm_lightning.evaluation.advice": "mdm_lightning.evaluation.advice.predicted",
+    "mdm_lightning.evaluation.likelihood.advice": "mdm_lightning.evaluation.advice.predicted",
 }
 
 T = TypeVar("T")

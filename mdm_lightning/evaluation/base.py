@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -138,6 +139,12 @@ class Subject:
     @cached_property
     def data(self) -> PreparedData:
         return self.prepare()
+
+    def starting_at(self, first: int) -> "Subject":
+        """The same, with another first instance; data and what is kept are shared."""
+        shared = copy(self)
+        shared.__dict__["data"], shared.first = self.data, first
+        return shared
 
     def once(self, key: Hashable, build: Callable[[], T]) -> T:
         """What ``build`` makes, made when it is first asked for: scorers, say, serve all cells of a sweep."""

@@ -176,8 +176,9 @@ class Sampler:
                     settled, seen = source.decide(canvas, work, chunk, logits)
                     decided.append(settled)
                     observed.append(agenda.observe(work, chunk, logits, seen))
-                chosen = agenda.choose(work, torch.cat(observed, dim=1))
-                source.reveal(work, chosen, predictions)
+                evidence = torch.cat(observed, dim=1)
+                chosen = agenda.choose(work, evidence)
+                source.reveal(work, chosen, predictions, evidence)
                 canvas.reveal(work.rows, torch.where(chosen, torch.cat(decided), denoiser.mask_id), work.step)
                 nfe += self.guidance.passes
                 sequence_nfe[work.sequences] += self.guidance.passes

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from mdm_lightning.denoiser.base import Denoiser
@@ -52,8 +52,14 @@ class TokenSource(ABC):
         """The tokens that ``work.rows[chunk]`` are revealed as if they are chosen, and those that an order looks at."""
 
     @abstractmethod
-    def reveal(self, work: Work, chosen: Bool[Tensor, " m"], predictions: Predictions) -> None:
-        """Told which of ``work.rows`` were chosen, before the canvas is changed."""
+    def reveal(
+        self, work: Work, chosen: Bool[Tensor, " m"], predictions: Predictions, observed: Float64[Tensor, "s m"]
+    ) -> None:
+        """Told which of ``work.rows`` were chosen, before the canvas is changed.
+
+        Args:
+            observed: what the choice was made by: nothing, or first the priority of each position.
+        """
 
 
 @dataclass(frozen=True)
@@ -69,5 +75,7 @@ class Drawn(TokenSource):
         canvas.watch(work.rows[chunk], logits.gather(1, drawn[:, None]).squeeze(1), work.step)
         return drawn, drawn
 
-    def reveal(self, work: Work, chosen: Bool[Tensor, " m"], predictions: Predictions) -> None:
+    def reveal(
+        self, work: Work, chosen: Bool[Tensor, " m"], predictions: Predictions, observed: Float64[Tensor, "s m"]
+    ) -> None:
         """Nothing is kept of it."""

@@ -155,7 +155,9 @@ class Given(TokenSource):
         self._right.append(mode == true)
         return true, mode if self._tokens.temperature == 0 else true
 
-    def reveal(self, work: Work, chosen: Bool[Tensor, " m"], predictions: Predictions) -> None:
+    def reveal(
+        self, work: Work, chosen: Bool[Tensor, " m"], predictions: Predictions, observed: Float64[Tensor, "s m"]
+    ) -> None:
         cost, right = torch.cat(self._cost), torch.cat(self._right)
         self._cost, self._right = [], []
         if self._passing:

@@ -9,8 +9,8 @@ import torch
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import LinearSchedule, SineSchedule, TabulatedSchedule
 from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.advice.predicted import Advise, advise, advised_schedule, predicted_gap
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
-from mdm_lightning.evaluation.likelihood.advice import Advise, advise, advised_schedule, predicted_gap
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import (

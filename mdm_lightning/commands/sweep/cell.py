@@ -30,9 +30,9 @@ from mdm_lightning.commands.subject import load_subject
 from mdm_lightning.commands.sweep.progress import PROGRESS
 from mdm_lightning.data.source import digest
 from mdm_lightning.diffusion.schedule import LinearSchedule
+from mdm_lightning.evaluation.advice.predicted import gap_row, predictable, predicted_gap
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
 from mdm_lightning.evaluation.description import describe_sampler
-from mdm_lightning.evaluation.likelihood.advice import gap_row, predictable, predicted_gap
 from mdm_lightning.report.records import ANY, Cell, cell_path, judging_rows
 from mdm_lightning.sampling.count import AdaptiveCount, RevealCount
 from mdm_lightning.sampling.sampler import Sampler

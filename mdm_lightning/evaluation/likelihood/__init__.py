@@ -1,1 +1,1 @@
-"""What is measured of given sequences: likelihood, loss profile, and the advice read from it."""
+"""What is measured of given sequences: likelihood and loss profile."""

@@ -1,11 +1,9 @@
-"""Advice on schedules from the loss profile: which one to use per step budget, before anything is generated."""
+"""What the loss profile says of schedules: which one is best per step budget, before anything is generated."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from mdm_lightning.arguments import check
 from mdm_lightning.diffusion.profile.loss_profile import Estimate, LossProfile
 from mdm_lightning.diffusion.schedule import (
     BetaSchedule,
@@ -15,11 +13,9 @@ from mdm_lightning.diffusion.schedule import (
     TabulatedSchedule,
 )
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
+from mdm_lightning.evaluation.base import Row
 from mdm_lightning.evaluation.description import describe
-from mdm_lightning.evaluation.likelihood.advice_figures import grid_figure, landscape_figure
-from mdm_lightning.evaluation.likelihood.profile import Profile
-from mdm_lightning.files import from_json, to_json
+from mdm_lightning.files import from_json
 from mdm_lightning.sampling.count import Binomial, FixedCount, RoundedCount
 from mdm_lightning.sampling.order import Random
 from mdm_lightning.sampling.sampler import Sampler
@@ -39,47 +35,6 @@ class Advice(NamedTuple):
     optimum: TabulatedSchedule
     """The schedule whose expected counts have the least gap of all."""
     optimal_gap: Estimate
-
-
-@dataclass(frozen=True)
-class Advise:
-    """Measures the loss profile in one pass, and finds the best schedule per step budget from it.
-
-    Args:
-        profile: how to measure.
-        sampler: its count decides whether positions are revealed independently or in exact numbers.
-        steps: step budgets.
-
-    Raises:
-        ValueError: a step budget is not positive.
-    """
-
-    profile: Profile
-    sampler: Sampler
-    steps: Sequence[int]
-
-    def __post_init__(self) -> None:
-        check(self, "steps", bool(self.steps) and all(steps >= 1 for steps in self.steps), "positive numbers")
-
-    def __call__(self, subject: Subject) -> Iterator[Row]:
-        """Raises:
-        NotApplicable: no profile predicts a sampler with this count.
-        """
-        if not predictable(self.sampler):
-            raise NotApplicable("a loss profile predicts neither adaptive nor remasking counts, nor blocks")
-        profile, sequences = self.profile.measure(subject)
-        found = [advise(profile, self.sampler, steps) for steps in self.steps]
-        subject.outputs.file("profile.json", profile.to_json(subject.fingerprint))
-        path = subject.outputs.file("advice.json", _to_json(found))
-        words = advice_text(found, profile.length, self.sampler, path)
-        subject.outputs.text("advice", words, markdown=True)
-        subject.outputs.figure("advised grids", grid_figure(profile, {a.steps: a.best for a in found}))
-        subject.outputs.figure("predicted landscape", landscape_figure(profile, {a.steps: a.best for a in found}))
-        for advice in found:
-            gaps = {**advice.gaps, "optimal counts": advice.optimal_gap}
-            for schedule, gap in gaps.items():
-                settings = {"data": subject.data.name, "steps": advice.steps, "schedule": schedule}
-                yield gap_row(gap, profile.length, sequences, settings)
 
 
 def advise(profile: LossProfile, sampler: Sampler, steps: int) -> Advice:
@@ -118,7 +73,8 @@ def advised_schedule(path: str | None, steps: int, family: Literal["beta", "opti
     Args:
         path: the ``advice.json`` that evaluation=advise wrote.
         steps: the step budget.
-        family: the best Beta schedule, or the one with the optimal counts.
+        family: the best Beta schedule by the loss profile, the one with the optimal counts, or the one that the check
+            on other instances found.
 
     Raises:
         UserError: there is no such file, or it knows nothing of this budget.
@@ -139,8 +95,15 @@ def advised_schedule(path: str | None, steps: int, family: Literal["beta", "opti
         )
     advice = known[str(steps)]
     try:
+        if family == "verified":
+            advice = advice["verified"]
+            return TabulatedSchedule(advice["alphas"]) if "alphas" in advice else BetaSchedule(*advice["beta"])
         return TabulatedSchedule(advice["optimal"]) if family == "optimal" else BetaSchedule(*advice["beta"])
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise UserError(
+            f"advice={path} has no {error.args[0]} schedule for {steps} steps: choose another schedule.family="
+        ) from error
+    except (TypeError, ValueError) as error:
         raise UserError(f"advice={path} holds no schedule for {steps} steps ({error}): make it anew") from error
 
 
@@ -172,9 +135,6 @@ def _gap(profile: LossProfile, sampler: Sampler, schedule: MaskSchedule, steps: 
     return profile.gap(schedule, steps)
 
 
-def _to_json(found: Sequence[Advice]) -> str:
-    content = {
-        advice.steps: {"beta": [advice.best.alpha, advice.best.beta], "optimal": list(advice.optimum.alphas)}
-        for advice in found
-    }
-    return to_json(content)
+def as_json(advice: Advice) -> dict[str, object]:
+    """An advice as it stands in ``advice.json``."""
+    return {"beta": [advice.best.alpha, advice.best.beta], "optimal": list(advice.optimum.alphas)}

@@ -1,0 +1,71 @@
+"""Proposals for a step budget: what each profile thinks best, with both roundings, beside the linear schedule."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from mdm_lightning.diffusion.profile.counts import schedule_of_counts
+from mdm_lightning.diffusion.profile.step_costs import StepCosts
+from mdm_lightning.diffusion.schedule import LinearSchedule, MaskSchedule, TabulatedSchedule
+from mdm_lightning.evaluation.description import describe
+from mdm_lightning.sampling.count import Expected, FixedCount, LargestRemainder, RevealCount
+from mdm_lightning.sampling.sampler import Sampler
+
+ROUNDINGS = (Expected(), LargestRemainder())
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A schedule and a count for a step budget.
+
+    Attributes:
+        sampler: the whole sampler.
+        sources: who proposes it.
+        counts: positions per step of a block of reference length; None where chance decides.
+    """
+
+    sampler: Sampler
+    sources: tuple[str, ...]
+    counts: tuple[int, ...] | None
+
+    @property
+    def label(self) -> str:
+        """Schedule and rounding in words."""
+        schedule = self.sampler.schedule
+        if isinstance(schedule, TabulatedSchedule) and self.counts is not None:
+            return "counts " + "+".join(str(count) for count in self.counts)
+        return f"{describe(schedule)}, {describe(self.sampler.count)}"
+
+
+def propose(
+    sampler: Sampler, steps: int, costs: Mapping[str, StepCosts], length: int, blocks: int = 1
+) -> list[Proposal]:
+    """The candidates for a budget, without repetition; the first is the linear schedule with the sampler's own count.
+
+    Args:
+        sampler: gives everything but schedule, count and budget.
+        steps: K, for the whole sequence.
+        costs: what each profile says a step costs, by name.
+        length: positions of a sequence, or of a block.
+        blocks: per sequence; each gets K // blocks steps.
+    """
+    own_steps = max(1, steps // blocks)
+    found: dict[object, Proposal] = {}
+
+    def add(schedule: MaskSchedule, count: RevealCount, source: str) -> None:
+        counts = tuple(count.counts(schedule, own_steps, length).tolist()) if isinstance(count, FixedCount) else None
+        # Steps that reveal nothing cost nothing: without them, equal counts are one candidate.
+        key = tuple(m for m in counts if m) if counts is not None else (schedule, count)
+        known = found.get(key)
+        if known is not None:
+            sources = dict.fromkeys([*known.sources, source])
+            found[key] = replace(known, sources=tuple(sources))
+        else:
+            found[key] = Proposal(replace(sampler, schedule=schedule, count=count, steps=steps), (source,), counts)
+
+    for count in dict.fromkeys([sampler.count, *ROUNDINGS]):
+        add(LinearSchedule(), count, "linear")
+    for name, cost in costs.items():
+        for rounding in ROUNDINGS:
+            add(cost.best_beta(own_steps, rounding.rounding), rounding, name)
+        add(schedule_of_counts(cost.best_counts(own_steps)), Expected(), name)
+    return list(found.values())
