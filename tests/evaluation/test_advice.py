@@ -1,5 +1,6 @@
 """Advice on schedules: what the file says is what the profile found, and what the sampler then does."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,9 +8,15 @@ import pytest
 import torch
 
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
-from mdm_lightning.diffusion.schedule import LinearSchedule, SineSchedule, TabulatedSchedule
+from mdm_lightning.diffusion.profile.step_costs import StepCosts
+from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, SineSchedule, TabulatedSchedule
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.advice.predicted import Advise, advise, advised_schedule, predicted_gap
+from mdm_lightning.evaluation.advice.advise import Advise
+from mdm_lightning.evaluation.advice.checks import ByLikelihood, ByTask
+from mdm_lightning.evaluation.advice.paths import Paths
+from mdm_lightning.evaluation.advice.predicted import advise, advised_schedule, predicted_gap
+from mdm_lightning.evaluation.advice.proposals import propose
+from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.sampling.blocks import Blocks
@@ -19,18 +26,21 @@ from mdm_lightning.sampling.count import (
     EntropyBounded,
     Expected,
     FirstHitting,
+    FixedCount,
     LargestRemainder,
     RevealCount,
 )
 from mdm_lightning.sampling.noise import SequenceNoise
-from mdm_lightning.sampling.order import Confidence, Random, RevealOrder
+from mdm_lightning.sampling.order import Confidence, Entropy, MaxProbability, Random, RevealOrder
 from mdm_lightning.sampling.remask import RemaskCapped, RemaskRescaled
 from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.sampling.tokens import TokenSampler
 from tests.diffusion.profiles import smooth_profile
 from tests.diffusion.tables import uniform_denoiser
 
 from .test_likelihood import distribution_subject
 from .test_profile_evaluation import Kept
+from .test_task import task_subject
 
 BUDGETS = (1, 2, 3)
 
@@ -42,7 +52,8 @@ def sampler(count: RevealCount | None = None, order: RevealOrder | None = None, 
 def run(count: RevealCount, order: RevealOrder | None = None) -> tuple[Subject, Kept, list[Row]]:
     subject, outputs = distribution_subject(4), Kept()
     subject.outputs, subject.fingerprint = outputs, "abc"
-    return subject, outputs, list(Advise(Profile(sequences=None), sampler(count, order), BUDGETS)(subject))
+    evaluation = Advise(Profile(sequences=None), sampler(count, order), BUDGETS, Paths(sequences=16))
+    return subject, outputs, list(evaluation(subject))
 
 
 @pytest.mark.parametrize("count", [Binomial(), Expected()])
@@ -97,7 +108,7 @@ def test_rows_and_text(count):
     assert all(row.n == len(subject.data.validation) and row.better == "lower" for row in rows)
     assert "schedule=advised advice=advice.json sampler.steps=1" in outputs.texts["advice"]
     assert "theorem" not in outputs.texts["advice"]
-    assert "theorem" in run(count, Confidence())[1].texts["advice"]
+    assert "Predicted only" in run(count, Entropy())[1].texts["advice"]
     assert outputs.figures == ["advised grids", "predicted landscape"]
 
 
@@ -180,3 +191,101 @@ def test_advice_must_be_named():
 def test_budgets_must_be_positive(steps):
     with pytest.raises(ValueError, match="steps must be positive"):
         Advise(Profile(), sampler(), steps)
+
+
+def checked_run(subject: Subject, chosen: Sampler, **options) -> tuple[Kept, list[Row]]:
+    subject.outputs = outputs = Kept()
+    evaluation = Advise(
+        Profile(sequences=40),
+        chosen,
+        (1, 2),
+        Paths(sequences=40),
+        Race(instances=100, first=50, confirm=100),
+        ByTask(),
+        ByLikelihood(),
+    )
+    return outputs, list(dataclasses.replace(evaluation, **options)(subject))
+
+
+@pytest.mark.parametrize("order", [Confidence(), Random()])
+def test_advice_for_a_task_is_checked_by_its_rule(tmp_path, order):
+    """Whatever wins, linear is named, and what the file holds is what the verdict says to use."""
+    chosen = Sampler(LinearSchedule(), Expected(), order, TokenSampler(temperature=1.0), steps=2)
+    outputs, rows = checked_run(task_subject({"aaa": 3.0, "bbb": 1.0, "aab": 2.0, "aba": 1.0}), chosen)
+    text = outputs.texts["advice"]
+    known = json.loads(outputs.files["advice.json"])
+    (tmp_path / "advice.json").write_text(outputs.files["advice.json"])
+    for steps in (1, 2):
+        assert f"- {steps} steps: keep Linear" in text or f"- {steps} steps: use " in text
+        verified = known[str(steps)]["verified"]
+        schedule = advised_schedule(str(tmp_path / "advice.json"), steps, "verified")
+        if not verified["sure"]:
+            assert schedule == BetaSchedule(0.5, 0.5)
+        assert f"{verified['verdict']}" in text
+    assert {row.settings["steps"] for row in rows if row.metric == "advised_accuracy"} == {1, 2}
+    assert "The race (accuracy)" in text
+    assert "family=verified" in text
+
+
+def test_instances_of_the_profile_check_nothing():
+    """The prompt decides everything. The instances of race and confirmation lie behind those of the profile."""
+    seen: list[range] = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Watching(ByTask):
+        def __call__(self, sampler, sequences):
+            inner = super().__call__(sampler, sequences)
+
+            def evaluation(subject):
+                seen.append(range(subject.first, subject.first + sequences))
+                return inner(subject)
+
+            return evaluation
+
+    chosen = Sampler(LinearSchedule(), Expected(), MaxProbability(), TokenSampler(temperature=1.0))
+    subject = task_subject({"aaa": 1.0, "bbb": 1.0}, problems=300)
+    _, rows = checked_run(subject, chosen, by_task=Watching())
+    assert min(unit.start for unit in seen) == 40
+    assert subject.first == 0
+    score = next(row for row in rows if row.metric == "advised_accuracy" and row.settings["steps"] == 2)
+    assert score.value == 1
+
+
+def test_advice_on_text_is_checked_by_the_samplers_own_likelihood():
+    chosen = Sampler(LinearSchedule(), Expected(), Entropy(), TokenSampler())
+    outputs, rows = checked_run(distribution_subject(4), chosen)
+    assert "The race (policy nats per token)" in outputs.texts["advice"]
+    assert any(row.metric == "advised_policy_nats_per_token" for row in rows)
+    greedy = dataclasses.replace(chosen, tokens=TokenSampler(temperature=0.0))
+    assert "Predicted only" in checked_run(distribution_subject(4), greedy)[0].texts["advice"]
+    assert "Predicted only" in checked_run(distribution_subject(4), chosen, race=None)[0].texts["advice"]
+
+
+def test_a_check_needs_other_sequences(tmp_path):
+    chosen = Sampler(LinearSchedule(), Expected(), Confidence(), TokenSampler(temperature=0.0))
+    with pytest.raises(UserError, match=r"needs other validation sequences than the 40 .* has 10 left"):
+        checked_run(task_subject({"aaa": 1.0, "bbb": 1.0}, problems=50), chosen)
+    _, outputs, _ = run(Binomial())
+    (tmp_path / "advice.json").write_text(outputs.files["advice.json"])
+    with pytest.raises(UserError, match=r"has no verified schedule for 2 steps"):
+        advised_schedule(str(tmp_path / "advice.json"), 2, "verified")
+
+
+def test_proposals_are_told_apart_by_their_counts():
+    """Equal counts are one candidate, whoever proposes them; the first is linear with the sampler's own count."""
+    costs = StepCosts(np.random.default_rng(0).exponential(size=(7, 8)))
+    chosen = sampler(LargestRemainder(), Confidence())
+    proposals = propose(chosen, 3, {"one": costs, "another": costs}, 7)
+    assert proposals[0].sampler.schedule == LinearSchedule()
+    assert proposals[0].counts == (3, 2, 2)
+    keys = [tuple(m for m in proposal.counts or () if m) for proposal in proposals]
+    assert len(set(keys)) == len(keys)
+    assert any(proposal.sources == ("one", "another") for proposal in proposals)
+    best = tuple(m for m in costs.best_counts(3).tolist() if m)
+    assert best in keys
+    for proposal in proposals:
+        count = proposal.sampler.count
+        assert isinstance(count, FixedCount)
+        assert tuple(count.counts(proposal.sampler.schedule, 3, 7).tolist()) == proposal.counts
+    in_blocks = propose(chosen, 7, {"one": costs}, 7, blocks=2)
+    assert all(len(proposal.counts or ()) == 3 and proposal.sampler.steps == 7 for proposal in in_blocks)

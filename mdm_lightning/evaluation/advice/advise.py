@@ -1,7 +1,7 @@
 """`evaluation=advise`: which schedule to use per step budget, proposed by profiles and checked on other instances."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mdm_lightning.arguments import check
@@ -47,9 +47,9 @@ class Advise:
 
     Args:
         profile: how to measure the loss profile.
-        paths: how to measure path profiles.
         sampler: whose schedule and count are to be chosen.
         steps: step budgets.
+        paths: how to measure path profiles.
         race: how proposals are checked; None to go by prediction alone.
         by_task: what tells samplers apart where there is a task.
         by_likelihood: and where there is none, unless the sampler is greedy. Without it, proposals stay predictions.
@@ -59,9 +59,9 @@ class Advise:
     """
 
     profile: Profile
-    paths: Paths
     sampler: Sampler
     steps: Sequence[int]
+    paths: Paths = field(default_factory=Paths)
     race: Race | None = None
     by_task: Check | None = None
     by_likelihood: Check | None = None
@@ -78,8 +78,8 @@ class Advise:
         known = isinstance(count, PlannedCount) and not count.remasks if looks else predictable(self.sampler)
         if not known:
             raise NotApplicable(
-                "a profile predicts neither adaptive nor remasking counts, and blocks only in orders that look at the "
-                "predictions"
+                "a loss profile predicts neither adaptive nor remasking counts, nor blocks; of orders that look at the "
+                "predictions a path profile does, in blocks too"
             )
         found: list[Advice] = []
         if looks:

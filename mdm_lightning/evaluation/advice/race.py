@@ -116,7 +116,8 @@ class Race:
         running, spent, done = list(range(candidates)), 0, 0
         rounds = _rounds(instances, min(self.first, instances))
         for end in rounds:
-            if len(running) == 1 or (done and not self._affords(spent + len(running) * (end - done) + 2 * confirm)):
+            affordable = self._affords(spent + len(running) * (end - done) + 2 * confirm)
+            if done and (len(running) == 1 or not affordable):
                 break
             for number in running:
                 scores[number].append(measure(number, first + done, end - done))
@@ -142,7 +143,7 @@ class Race:
         behind = np.stack([scores[number] - scores[leader] for number in running])
         # A p-value of the permutation test cannot be below 1 / (1 + resamples): enough of them for the corrected level.
         level = self.level / max(1, (candidates - 1) * rounds)
-        p = sign_flip_test(behind, resamples=max(10_000, int(4 / level))) / 2
+        p = sign_flip_test(behind, resamples=max(2_000, int(10 / level))) / 2
         return [n for n, of_n, d in zip(running, p, behind, strict=True) if not (of_n < level and d.mean() < 0)]
 
 
