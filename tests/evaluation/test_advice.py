@@ -31,7 +31,7 @@ from mdm_lightning.sampling.count import (
     RevealCount,
 )
 from mdm_lightning.sampling.noise import SequenceNoise
-from mdm_lightning.sampling.order import Confidence, Entropy, MaxProbability, Random, RevealOrder
+from mdm_lightning.sampling.order import Confidence, Entropy, LeftToRight, MaxProbability, Random, RevealOrder
 from mdm_lightning.sampling.remask import RemaskCapped, RemaskRescaled
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
@@ -251,8 +251,9 @@ def test_instances_of_the_profile_check_nothing():
     assert score.value == 1
 
 
-def test_advice_on_text_is_checked_by_the_samplers_own_likelihood():
-    chosen = Sampler(LinearSchedule(), Expected(), Entropy(), TokenSampler())
+@pytest.mark.parametrize("order", [Entropy(), LeftToRight()])
+def test_advice_on_text_is_checked_by_the_samplers_own_likelihood(order):
+    chosen = Sampler(LinearSchedule(), Expected(), order, TokenSampler())
     outputs, rows = checked_run(distribution_subject(4), chosen)
     assert "The race (policy nats per token)" in outputs.texts["advice"]
     assert any(row.metric == "advised_policy_nats_per_token" for row in rows)

@@ -15,10 +15,11 @@ from mdm_lightning.evaluation.advice.predicted import Advice, advice_text, advis
 from mdm_lightning.evaluation.advice.proposals import propose
 from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
+from mdm_lightning.evaluation.likelihood.order_costs import OrderCosts
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.files import to_json
 from mdm_lightning.sampling.count import PlannedCount
-from mdm_lightning.sampling.order import PredictedOrder
+from mdm_lightning.sampling.order import PredictedOrder, Random, StaticOrder
 from mdm_lightning.sampling.sampler import Sampler
 
 
@@ -40,10 +41,11 @@ class Costs(NamedTuple):
 class Advise:
     """Finds the best schedule per step budget: proposed by profiles, and then checked in a race on other instances.
 
-    Positions in random order: the loss profile, a theorem for likelihood. Orders that look at predictions: path
-    profiles along true responses and along the model's own output, which are bets. What they propose, with both ways of
-    rounding, is compared with the linear schedule on validation sequences that had no part in the profiles: tasks by
-    their rule. Likelihood in random order needs no check.
+    Positions in random order: the loss profile, a theorem for likelihood. Other orders that are known beforehand: the
+    table of what their steps cost, exact for likelihood. Orders that look at predictions: path profiles along true
+    responses and along the model's own output, which are bets. What they propose, with both ways of rounding, is
+    compared with the linear schedule on validation sequences that had no part in the profiles: tasks by their rule.
+    Likelihood in random order needs no check.
 
     Args:
         profile: how to measure the loss profile.
@@ -73,8 +75,8 @@ class Advise:
         """Raises:
         NotApplicable: no profile predicts a sampler with this count.
         """
-        count = self.sampler.count
-        looks = isinstance(self.sampler.order, PredictedOrder)
+        count, order = self.sampler.count, self.sampler.order
+        looks, random = isinstance(order, PredictedOrder), isinstance(order, Random)
         known = isinstance(count, PlannedCount) and not count.remasks if looks else predictable(self.sampler)
         if not known:
             raise NotApplicable(
@@ -84,18 +86,23 @@ class Advise:
         found: list[Advice] = []
         if looks:
             costs = path_costs(self.paths.measure(subject, self.sampler), task=subject.task is not None)
+        elif isinstance(order, StaticOrder) and not random:
+            measured = self.profile
+            table = OrderCosts(order, measured.knots, measured.sequences, measured.batch_size).measure(subject)
+            size = len(table.losses)
+            costs = Costs({"table of the order": table.costs}, table.length, 1, size, size * len(table.anchors))
         else:
             profile, size = self.profile.measure(subject)
             found = [advise(profile, self.sampler, steps) for steps in self.steps]
             yield from self._predictions(subject, profile, size, found)
             costs = Costs({"loss profile": profile.costs}, profile.length, 1, size, size * len(profile.counts))
-        checked = self._check(subject, costs, proved=not looks and subject.task is None)
+        checked = self._check(subject, costs, proved=random and subject.task is None)
         yield from verdicts.verdict_rows(checked, subject.data.name)
         path = subject.outputs.file("advice.json", _to_json(found, checked))
         words = [advice_text(found, costs.length, self.sampler, path)] if found else []
         if checked:
             words.append(verdicts.verdict_text(checked, self.sampler, costs.passes, path))
-        elif looks:
+        elif not random:
             words.append(self._unverified(costs))
         subject.outputs.text("advice", "\n\n".join(words), markdown=True)
 
