@@ -39,7 +39,16 @@ def test_every_data_set(name, configure):
     source = instantiate(config.data)
     assert isinstance(source, Source)
     assert source.name == name
-    own_tokens = name in ("sudoku", "sudoku_4x4", "countdown", "toy", "toy_balanced", "toy_extremes")
+    own_tokens = name in (
+        "sudoku",
+        "sudoku_4x4",
+        "countdown",
+        "addition",
+        "dyck",
+        "toy",
+        "toy_balanced",
+        "toy_extremes",
+    )
     assert isinstance(instantiate(config.tokenizer), FromTask) == own_tokens
     assert own_tokens or source.length == 128
 

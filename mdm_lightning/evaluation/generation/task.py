@@ -44,7 +44,9 @@ class TaskAccuracy:
             UserError: there are no problems.
         """
         if subject.task is None:
-            raise NotApplicable("evaluation=task needs a checkpoint of a task, such as data=sudoku or data=countdown")
+            raise NotApplicable(
+                "evaluation=task needs a checkpoint of a task, such as data=sudoku, countdown, addition or dyck"
+            )
         return subject.validation_size(self.sequences)
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
