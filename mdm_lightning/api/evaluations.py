@@ -7,6 +7,7 @@ from mdm_lightning.evaluation.generation.quality import Generation
 from mdm_lightning.evaluation.generation.samples import SampleTexts
 from mdm_lightning.evaluation.generation.task import TaskAccuracy
 from mdm_lightning.evaluation.likelihood.corpus import Likelihood
+from mdm_lightning.evaluation.likelihood.order_costs import OrderCosts
 from mdm_lightning.evaluation.likelihood.policy import Policy
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.evaluation.lm_eval.evaluation import LmEval
@@ -21,6 +22,7 @@ __all__ = [
     "Likelihood",
     "LmEval",
     "NotApplicable",
+    "OrderCosts",
     "PaperFigures",
     "Policy",
     "Profile",

@@ -1,7 +1,9 @@
 """Tables of static orders that are measured: against walks with the same keys, and against the loss profile."""
 
+import importlib
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,3 +105,22 @@ def test_impossible_tokens_are_named():
     with pytest.raises(UserError, match=r"position \d of validation sequence \d+ .* probability zero"):
         OrderCosts(LeftToRight()).measure(subject)
     assert math.isfinite(OrderCosts(LeftToRight()).measure(subject_of(Rows(TOKENS))).score([LENGTH]).value)
+
+
+def test_the_benchmark_of_orders_prints_what_was_measured(monkeypatch):
+    """Its tables, on a toy: differences are those of walks, gaps those of tables."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    orders = importlib.import_module("orders")
+    subject = subject_of(Rows(TOKENS))
+    lines = orders.compare_orders(subject, SEQUENCES, [2]).splitlines()
+    assert len(lines) == 2 + len(orders.SCHEDULES)
+    one, other = (
+        orders.walked(subject, Sampler(LinearSchedule(), Expected(), order, steps=2), SEQUENCES)
+        for order in (orders.ORDERS[0], Random())
+    )
+    assert f"| {other.mean():.3f} | {orders.difference(one, other)} |" in lines[2]
+    text = orders.compare_counts(subject, SEQUENCES, [2])
+    table = OrderCosts(Random(), anchors=LENGTH).measure(subject)
+    gap = table.gap(Expected().counts(LinearSchedule(), 2, LENGTH))
+    assert f"| 2 | Random | {gap.value / LENGTH:.3f} ± {gap.stderr / LENGTH:.3f} |" in text
+    assert "AscendingSizes (4 steps)" in text
