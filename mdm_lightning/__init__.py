@@ -2,9 +2,9 @@
 
     import mdm_lightning as mdm
 
-What is public is listed here and nowhere else: ``load`` and the ``Model`` that it returns, and the namespaces
-``schedules``, ``counts``, ``orders``, ``samplers``, ``denoisers``, ``evaluations`` and ``scorers``. Each is imported
-when it is first used, so that importing the package costs nothing.
+What is public is listed here and nowhere else: ``load`` and the ``Model`` that it returns, ``compare``, and the
+namespaces ``schedules``, ``counts``, ``orders``, ``samplers``, ``denoisers``, ``evaluations`` and ``scorers``. Each is
+imported when it is first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -14,10 +14,11 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from mdm_lightning.api import counts, denoisers, evaluations, orders, samplers, schedules, scorers
-    from mdm_lightning.api.model import Model, load
+    from mdm_lightning.api.model import Model, compare, load
 
 __all__ = [
     "Model",
+    "compare",
     "counts",
     "denoisers",
     "evaluations",
@@ -28,7 +29,7 @@ __all__ = [
     "scorers",
 ]
 
-_OF_MODEL = ("Model", "load")
+_OF_MODEL = ("Model", "compare", "load")
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mdm_lightning.api.results import Advices, TextNelbo, Texts
+from mdm_lightning.api.results import Advices, ComparedModels, TextNelbo, Texts
 from mdm_lightning.checkpoint.load import Loaded
 from mdm_lightning.checkpoint.load import load as load_checkpoint
 from mdm_lightning.data.source import PreparedData, digest
@@ -16,16 +16,26 @@ from mdm_lightning.data.tokenizer.context import encode_after
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.published.family import Unstated
+from mdm_lightning.diffusion.masking import CountMasking
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import MaskSchedule
+from mdm_lightning.diffusion.timesteps import StratifiedTimes
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.advice.predicted import advise
 from mdm_lightning.evaluation.base import NoData, Subject
 from mdm_lightning.evaluation.generation.generate import generate
 from mdm_lightning.evaluation.generation.samples import text_canvas
 from mdm_lightning.evaluation.likelihood.conditional import ConditionalLikelihood, windows
+from mdm_lightning.evaluation.likelihood.corpus import Likelihood
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.evaluation.processes import Processes
+from mdm_lightning.report.comparison.comparison import (
+    Candidate,
+    compare_candidates,
+    run_name,
+    short_names,
+    text_of,
+)
 from mdm_lightning.sampling.presets import mdlm_ancestral
 from mdm_lightning.sampling.sampler import Sampler
 
@@ -61,6 +71,44 @@ def load(
     return Model(
         load_checkpoint(name, tokenizer=tokenizer, device=device, dtype=dtype, revision=revision, unstated=unstated)
     )
+
+
+def compare(
+    models: Sequence["Model"],
+    texts: Iterable[str] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    sequences: int | None = None,
+    draws: int = 1,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> ComparedModels:
+    """Measures the likelihood of models on the same sequences with the same masks, so that differences are paired.
+
+    Models whose tokens differ are compared by bits per byte, on the validation text that their runs share.
+
+    Args:
+        models: two or more.
+        texts: joined with EOS and cut into sequences; by default each run's own validation data.
+        names: what to call the models; by default what they were loaded by.
+        sequences: how many; None for all.
+        draws: masks per sequence.
+        batch_size: sequences per forward pass.
+        seed: of the masks.
+
+    Raises:
+        NoData: no texts are given and a model's data are not known.
+        UserError: there are not two models, or their data do not go together.
+    """
+    given = None if texts is None else list(texts)
+    loaded = [model._loaded for model in models]
+    called = names or short_names([each.name if each.run is None else run_name(each.run) for each in loaded])
+    candidates = []
+    for name, model, each in zip(called, models, loaded, strict=True):
+        own = None if given is not None or each.run is None else text_of(each.run.config["data"])
+        candidates.append(Candidate(name, model._subject(given, seed=seed), own, each.run))
+    likelihood = Likelihood(CountMasking(StratifiedTimes()), draws, batch_size, sequences)
+    return ComparedModels(compare_candidates(candidates, likelihood))
 
 
 class Model:

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -13,6 +14,10 @@ from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule
 from mdm_lightning.evaluation.advice.figures import grid_figure
 from mdm_lightning.evaluation.advice.predicted import Advice, advice_table
+from mdm_lightning.report.comparison.build import comparison_text, write_comparison
+from mdm_lightning.report.comparison.comparison import Compared, Comparison, Difference
+from mdm_lightning.report.comparison.tables import curves_figure, tables
+from mdm_lightning.report.html import html_table
 from mdm_lightning.sampling.sampler import Sampler
 
 
@@ -137,3 +142,41 @@ class Advices:
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         return f"<p>Predicted gap to the continuous-time NELBO, nats per token</p><table><tr>{head}</tr>{body}</table>"
+
+
+@dataclass(frozen=True)
+class ComparedModels:
+    """Models beside each other; the others are compared with the first.
+
+    Attributes:
+        comparison: the numbers.
+    """
+
+    comparison: Comparison
+
+    @property
+    def models(self) -> Sequence[Compared]:
+        """What was measured of each model."""
+        return self.comparison.models
+
+    @property
+    def differences(self) -> list[Difference]:
+        """NELBO of each model but the first minus the first's, in nats per token (bits per byte where tokens differ):
+        negative is better."""
+        return [self.comparison.difference(model) for model in self.models[1:]]
+
+    def plot(self) -> Figure | None:
+        """The curves of training and validation; None if no run has kept any."""
+        return curves_figure(self.comparison)
+
+    def write(self, folder: str | Path) -> Path:
+        """Writes Markdown, a page and the figure into a folder; returns the page's path."""
+        return write_comparison(self.comparison, Path(folder))
+
+    def __str__(self) -> str:
+        return comparison_text(self.comparison)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return "".join(map(html_table, tables(self.comparison)))

@@ -60,6 +60,7 @@ class Loaded:
         device: where the denoiser is.
         fingerprint: of the checkpoint's contents.
         prepare: finds the data that a run was trained on, or builds them; None where they are not known.
+        run: that made it; None for others.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Loaded:
     device: torch.device
     fingerprint: str
     prepare: Callable[[], PreparedData] | None = None
+    run: Run | None = None
 
 
 def load(
@@ -117,7 +119,7 @@ def _load_run(run: Run, device: torch.device, dtype: torch.dtype) -> Loaded:
     def prepare() -> PreparedData:
         return source.prepare(None if own else Given(tokenizer), default_cache())
 
-    return Loaded(run.name, denoiser, tokenizer, source.length, device, run.fingerprint, prepare)
+    return Loaded(run.name, denoiser, tokenizer, source.length, device, run.fingerprint, prepare, run)
 
 
 def _load_distribution(source: DistributionSource, device: torch.device) -> Loaded:

@@ -62,8 +62,13 @@ class Run:
         return str(self.path)
 
 
-def find_checkpoint(ckpt: str, runs: Path) -> Path:
+def find_checkpoint(ckpt: str, runs: Path, *, option: str = "ckpt") -> Path:
     """The checkpoint file that ``ckpt=`` names: ``last`` (the newest run), a run folder, or a file.
+
+    Args:
+        ckpt: the name.
+        runs: where runs lie.
+        option: what was typed, for errors.
 
     Raises:
         UserError: there is none.
@@ -71,16 +76,18 @@ def find_checkpoint(ckpt: str, runs: Path) -> Path:
     if ckpt == "last":
         found = [*runs.glob(f"*/{CHECKPOINTS}/{LAST}"), *runs.glob(f"*/*/{CHECKPOINTS}/{LAST}")]
         if not found:
-            raise UserError(f"ckpt=last: no run in {runs} has a checkpoint yet; train one, or give ckpt=PATH")
+            raise UserError(f"{option}=last: no run in {runs} has a checkpoint yet; train one, or give {option}=PATH")
         return max(found, key=lambda path: path.stat().st_mtime)
     path = Path(ckpt).expanduser()
     if path.is_dir():
         for candidate in LAST_OF_A_FOLDER:
             if (path / candidate).is_file():
                 return path / candidate
-        raise UserError(f"ckpt={ckpt} has no {CHECKPOINTS}/{LAST}: give a run folder or a .ckpt file")
+        instead = "give a run folder or a .ckpt file"
+        why = "that run has saved nothing yet" if (path / CONFIG).is_file() else instead
+        raise UserError(f"{option}={ckpt} has no {CHECKPOINTS}/{LAST}: {why}")
     if not path.is_file():
-        raise UserError(f"ckpt={ckpt} does not exist: give a run folder, a .ckpt file, or `last`")
+        raise UserError(f"{option}={ckpt} does not exist: give a run folder, a .ckpt file, or `last`")
     return path
 
 

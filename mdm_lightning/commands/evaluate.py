@@ -1,4 +1,4 @@
-"""`python evaluate.py ckpt=...`: a checkpoint's numbers, as tables, figures and files.
+"""`python evaluate.py ckpt=...`: a checkpoint's numbers, as tables, figures and files. `compare=[...]`: several runs'.
 
 Without a checkpoint: those of the exact denoiser of a distribution that `data=` gives, and of evaluations that need
 none.
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.commands.callbacks import build_loggers
 from mdm_lightning.commands.command import explain
+from mdm_lightning.commands.compare import compare_runs
 from mdm_lightning.commands.export import choose_layout, export, refuse_occupied
 from mdm_lightning.commands.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
 from mdm_lightning.commands.options.command_line import override
@@ -35,6 +36,9 @@ def evaluate(config: DictConfig) -> None:
     Raises:
         UserError: there is no such checkpoint, or it does not fit the request.
     """
+    if config.compare is not None:
+        compare_runs(config)
+        return
     hydra = HydraConfig.get()
     output = Path(hydra.runtime.output_dir)
     evaluations = build_evaluations(config.evaluation)

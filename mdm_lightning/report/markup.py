@@ -1,5 +1,7 @@
 """Tables as Markdown and LaTeX."""
 
+from collections.abc import Callable
+
 from mdm_lightning.report.tables import Item, Table
 from mdm_lightning.tables import escape_markdown, markdown_table, plain_line
 
@@ -18,10 +20,15 @@ _LATEX = {
 }
 
 
-def markdown(table: Table) -> str:
-    """A GitHub table under its caption."""
-    rows = ([_markdown_item(item) for item in row] for row in table.rows)
-    return f"{escape_markdown(table.caption)}\n\n{markdown_table([*map(escape_markdown, table.header)], rows)}\n"
+def markdown(table: Table, escape: Callable[[str], str] = escape_markdown) -> str:
+    """A GitHub table under its caption.
+
+    Args:
+        table: what it shows.
+        escape: of its text; ``plain_line`` for a terminal, where backslashes would be in the way.
+    """
+    rows = ([f"**{escape(item.text)}**" if item.bold else escape(item.text) for item in row] for row in table.rows)
+    return f"{escape(table.caption)}\n\n{markdown_table([*map(escape, table.header)], rows)}\n"
 
 
 def latex(table: Table) -> str:
@@ -45,11 +52,6 @@ def latex(table: Table) -> str:
 def escape_latex(text: str) -> str:
     """Text that LaTeX prints as it is, on one line: a line break would end a comment, an empty line a row."""
     return "".join(_LATEX.get(character, character) for character in plain_line(text))
-
-
-def _markdown_item(item: Item) -> str:
-    text = escape_markdown(item.text)
-    return f"**{text}**" if item.bold else text
 
 
 def _latex_item(item: Item) -> str:

@@ -230,6 +230,15 @@ data=sudoku | has another tokenizer
 evaluation=likelihood export={f} | is not empty
 ckpt=/nowhere.ckpt | does not exist
 ckpt=null | needs a checkpoint
+compare=last ckpt=null | compare must be a list
+compare=[last] ckpt=null | compare= needs two runs or more
+compare=[last,last] ckpt=null | compare=last: no run in outputs has a checkpoint yet
+compare=[{f}/nowhere,last] ckpt=null | nowhere does not exist
+compare=[{f}/folder,last] ckpt=null | has no checkpoints/last.ckpt: give a run folder
+compare=[{f}/empty.ckpt,last] ckpt=null | empty.ckpt is not a readable checkpoint
+compare=[some/model,last] ckpt=null | is a published model
+compare=[last,last] | compare= goes with neither ckpt= nor export=
+compare=[last,last] ckpt=null evaluation=profile | compare= measures the likelihood
 """
 
 # What sweep.py is told, on top of a checkpoint.

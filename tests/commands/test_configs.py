@@ -229,7 +229,7 @@ def test_what_evaluate_and_sweep_share_is_equal():
     evaluate, sweep = (OmegaConf.to_container(configure(name=name)) for name in ("evaluate", "sweep"))
     assert isinstance(evaluate, dict)
     assert isinstance(sweep, dict)
-    for key in evaluate.keys() - {"evaluation", "schedule", "run_dir", "export"}:
+    for key in evaluate.keys() - {"evaluation", "schedule", "run_dir", "export", "compare"}:
         assert evaluate[key] == sweep[key], key
 
 

@@ -205,6 +205,7 @@ class MeasuringCommand(Common):
     data: Component | None = None
     tokenizer: Component | None = None
     export: str | None = None
+    compare: Sequence[str] | None = None
     sweep: Any = None
 
 

@@ -217,7 +217,10 @@ def _log(config: DictConfig, cell: Cell) -> None:
     """A run of its own for each cell, with its options as hyperparameters."""
     options = {"schedule": cell.label, "alpha": cell.alpha, "beta": cell.beta, "steps": cell.steps, **dict(cell.others)}
     hparams = {key: value for key, value in options.items() if value is not None}
-    metrics = {row.tag: row.value for row in reversed(cell.rows)}
+    # TensorBoard shows the first few columns: what judges comes first, and of several rows the first counts.
+    metrics: dict[str, float] = {}
+    for row in sorted(cell.rows, key=lambda row: row.better is None):
+        metrics.setdefault(row.tag, row.value)
     for logger in build_loggers(config.logger, None):
         if isinstance(logger, TensorBoard):
             named = {f"sweep/{tag}": value for tag, value in metrics.items()}
