@@ -70,6 +70,25 @@ def test_what_a_sampler_does_not_look_at_is_no_axis(start, tmp_path):
     assert "± " not in outcome.stdout
 
 
+def test_a_sweep_over_orders_by_the_samplers_own_likelihood(start, tmp_path):
+    """In five steps every order draws from the distribution, uniform on 20 sequences; in two, none costs less than its
+    entropy, and the rows say which numbers are bounds."""
+    options = ["data=toy_balanced", "evaluation=likelihood", "estimator=policy", *SWEEP[2:], "sweep.limit=40"]
+    axes = ("sampler=spaced", "order=random,entropy,spaced", "schedule=linear", "sampler.steps=2,5")
+    outcome = start(*options, "-m", *axes, script="sweep.py", tiny=False).wait()
+    assert outcome.status == 0, outcome.stderr
+    found = {(cell["axes"]["order"], cell["steps"]): cell["rows"][0] for cell in cells(tmp_path / "sweep")}
+    assert len(found) == 6
+    for (order, steps), row in found.items():
+        assert row["metric"] == "policy_nats_per_token"
+        assert row["settings"]["likelihood"].startswith("exact" if order == "entropy" else "bound")
+        assert len(row["scores"]) == row["n"] == 40
+        if steps == 5:
+            assert row["scores"] == pytest.approx([math.log(20) / 5] * 40, rel=1e-5)
+        else:
+            assert row["value"] > math.log(20) / 5 + 0.01
+
+
 def test_evaluating_a_distribution_from_a_file(start, tmp_path):
     (tmp_path / "distribution.json").write_text('{"sequences": ["ab", "ba"], "probabilities": [0.25, 0.75]}')
     arguments = ("experiment=toy", "data=toy", "data.path=distribution.json", "run_dir=out")
