@@ -1,7 +1,8 @@
 """The commands as programs: `mdm-train`, `mdm-evaluate`, `mdm-sweep`; `python train.py` and so on in a clone;
 `python -m mdm_lightning train` anywhere.
 
-What takes time to import is imported when a command is about to run: help and completion do without.
+What takes time to import is imported when a command is about to run: help and completion do without, and so does what
+is mistyped (`commands/options/unread.py`).
 """
 
 import sys
@@ -28,16 +29,21 @@ def train() -> None:
     import hydra
 
     from mdm_lightning.commands.command import run_command, single_job
-    from mdm_lightning.commands.resume import continue_in_place
-    from mdm_lightning.commands.train import train as job
+    from mdm_lightning.commands.options.resumed_line import continue_in_place
 
-    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(single_job(job))
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(single_job(_train))
 
     def resume_or_start() -> None:
         sys.argv[1:] = continue_in_place(sys.argv[1:])
         main()
 
     run_command(resume_or_start, CONF, "train")
+
+
+def _train(config: Any) -> float | None:
+    from mdm_lightning.commands.train import train as job
+
+    return job(config)
 
 
 def evaluate() -> None:
@@ -48,10 +54,15 @@ def evaluate() -> None:
     import hydra
 
     from mdm_lightning.commands.command import run_command, single_job
+
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")(single_job(_evaluate))
+    run_command(main, CONF, "evaluate")
+
+
+def _evaluate(config: Any) -> None:
     from mdm_lightning.commands.evaluate import evaluate as job
 
-    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")(single_job(job))
-    run_command(main, CONF, "evaluate")
+    job(config)
 
 
 def sweep() -> None:
@@ -62,11 +73,23 @@ def sweep() -> None:
     import hydra
 
     from mdm_lightning.commands.command import run_command
-    from mdm_lightning.commands.sweep.cell import run_cell
-    from mdm_lightning.commands.sweep.sweep import sweep as run_sweep
+    from mdm_lightning.commands.options.unread import check_ahead
 
-    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="sweep")(run_cell)
-    run_command(lambda: run_sweep(sys.argv[1:], main, CONF), CONF, "sweep")
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="sweep")(_cell)
+
+    def check_and_sweep() -> None:
+        check_ahead(sys.argv[1:], CONF, "sweep")
+        from mdm_lightning.commands.sweep.sweep import sweep as run_sweep
+
+        run_sweep(sys.argv[1:], main, CONF)
+
+    run_command(check_and_sweep, CONF, "sweep")
+
+
+def _cell(config: Any) -> float:
+    from mdm_lightning.commands.sweep.cell import run_cell
+
+    return run_cell(config)
 
 
 def _asks(name: str) -> bool:

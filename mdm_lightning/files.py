@@ -73,6 +73,42 @@ def from_json(text: str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def read_text(path: Path, newline: str | None = None) -> str:
+    """The text of a file.
+
+    Args:
+        path: of the file.
+        newline: as ``open`` has it; "" leaves line ends as they are.
+
+    Raises:
+        UserError: it cannot be read, or is no UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8", newline=newline) as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (damaged or another format); fetch or write it again") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; make it readable or fetch it again") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that somebody else has written; empty if there is no file.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON; fetch it again, or remove it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} should hold a JSON object; fetch it again, or remove it")
+    return content
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes left of `path`; the caller holds the lock, so nobody is writing it now."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):

@@ -27,6 +27,11 @@ _EXAMPLES = {
     ],
 }
 
+_OF_EVALUATIONS = [
+    "Options of evaluations: evaluation.NAME.OPTION is one evaluation's, evaluation.OPTION that of all chosen ones",
+    "without a value of their own; prompt=, suffix= and trajectory= are short for evaluation.samples.*.",
+]
+
 
 class Group(NamedTuple):
     """A choice among the files of a folder of the configuration."""
@@ -62,6 +67,7 @@ def explain(program: str, name: str, conf: Path, asked: list[str]) -> str:
         "",
         "Groups, with what is chosen if nothing is said:",
         *(f"  {f'{group.name}={group.default}':<{column}}  {group.comment}".rstrip() for group in groups),
+        *(["", *_OF_EVALUATIONS] if any(group.name == "evaluation" for group in groups) else []),
         "",
         f"{program} --help GROUP  # the choices of a group",
         f"{program} --cfg job     # the whole configuration, as the arguments given make it",

@@ -10,11 +10,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LAUNCHER = "MDM_LAUNCHER"  # to a launched rank: descriptor of a pipe that closes when the process that launched it ends
+
+PREEMPTED = 75  # exit status EX_TEMPFAIL: "preempted, resume me"
 
 _IMPATIENT = 1.0  # seconds after which a second signal is not an echo of the first
 
@@ -31,6 +34,14 @@ class Stopped(BaseException):
     def status(self) -> int:
         """Exit status, as shells count: 130, 138 or 143."""
         return 128 + self.number
+
+
+class Preempted(BaseException):
+    """Training stopped at a signal, after saving. Not an Exception: nothing but the command may swallow it."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__(f"preempted: training state saved in {checkpoint}")
+        self.checkpoint = checkpoint
 
 
 def prepare_to_stop() -> None:

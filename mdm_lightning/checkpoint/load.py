@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from mdm_lightning.checkpoint.published import PublishedCheckpoint, names_published, open_published
-from mdm_lightning.checkpoint.run import RUNS, Run, build_model, describe, find_checkpoint, load_checkpoint
+from mdm_lightning.checkpoint.find import RUNS, find_checkpoint, names_published
+from mdm_lightning.checkpoint.published import PublishedCheckpoint, open_published
+from mdm_lightning.checkpoint.run import Run, build_model, describe, load_checkpoint
 from mdm_lightning.checkpoint.stored_config import build
 from mdm_lightning.data.source import PreparedData, Source
 from mdm_lightning.data.tasks.base import TaskSource

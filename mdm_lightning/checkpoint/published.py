@@ -1,7 +1,6 @@
 """Published models where a checkpoint of this package may be: a local file or folder, or a model on the hub."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
-from mdm_lightning.checkpoint.run import LAST_OF_A_FOLDER
 from mdm_lightning.checkpoint.stored_config import TARGET
 from mdm_lightning.data.hub import TOKENIZER_FILES, fetch_files, has_tokenizer
 from mdm_lightning.data.source import digest
@@ -18,10 +16,8 @@ from mdm_lightning.data.tokenizer.spec import Pretrained
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.attention import AttentionPattern
 from mdm_lightning.denoiser.published.family import NOTHING, Unstated
-from mdm_lightning.denoiser.published.lightning_file import load_without_classes
 from mdm_lightning.denoiser.published.loading import PublishedModel
-from mdm_lightning.denoiser.published.mdlm import PREFIX
-from mdm_lightning.denoiser.published.weight_files import CONFIG, missing_files
+from mdm_lightning.denoiser.published.weight_files import missing_files
 from mdm_lightning.errors import UserError
 
 # Not the code that some models bring along: none of it is run.
@@ -34,8 +30,6 @@ WANTED = [
     *TOKENIZER_FILES,
 ]
 
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 _SAMPLE = 1 << 16  # bytes of each place at which a file of weights is looked at
 _PLACES = 16
 
@@ -86,26 +80,6 @@ def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
         name: {TARGET: _target(type(value)), **vars(value)} if isinstance(value, AttentionPattern) else value
         for name, value in arguments.items()
     }
-
-
-def names_published(ckpt: str) -> bool:
-    """Whether ``ckpt=`` names a published model, rather than a run of this package or nothing at all."""
-    path = Path(ckpt).expanduser()
-    if path.is_dir():
-        return not any((path / last).is_file() for last in LAST_OF_A_FOLDER) and (path / CONFIG).is_file()
-    if path.is_file():
-        return path.suffix in _WEIGHTS or (path.suffix == ".ckpt" and _is_of_mdlm(path))
-    return _HUB_NAME.fullmatch(ckpt) is not None and not ckpt.endswith(".ckpt")
-
-
-def _is_of_mdlm(path: Path) -> bool:
-    """Whether a file is a Lightning checkpoint of MDLM's or duo's code."""
-    try:
-        content = load_without_classes(path)
-    except Exception:  # a damaged or hostile file makes the unpickler raise anything
-        return False
-    names = content.get("state_dict", ()) if isinstance(content, Mapping) else ()
-    return any(isinstance(name, str) and name.startswith(PREFIX) for name in names)
 
 
 def open_published(

@@ -1,4 +1,4 @@
-"""Run folders and the checkpoints in them: finding, describing, and refusing what does not fit."""
+"""Run folders and the checkpoints in them: describing, and refusing what does not fit."""
 
 import shutil
 import zipfile
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from mdm_lightning.checkpoint.find import CHECKPOINTS, CONFIG, LAST
 from mdm_lightning.checkpoint.stored_config import build, named_class, plain_copy
 from mdm_lightning.data.source import digest
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
@@ -17,12 +18,7 @@ from mdm_lightning.denoiser.base import DENOISER, Denoiser, oversized
 from mdm_lightning.denoiser.published.weight_files import first_sentence, refuse_hollow
 from mdm_lightning.errors import UserError
 
-RUNS = Path("outputs")  # where runs lie unless run_dir= says otherwise
-CHECKPOINTS = "checkpoints"
-LAST = "last.ckpt"
-LAST_OF_A_FOLDER = (f"{CHECKPOINTS}/{LAST}", LAST)  # where a folder has its checkpoint
 TOKENIZER = "tokenizer"
-CONFIG = "config.yaml"
 
 # Keys of the model's configuration that change neither its parameters nor what it computes.
 INCIDENTAL = {"activation_checkpointing"}
@@ -60,35 +56,6 @@ class Run:
     def name(self) -> str:
         """What ``ckpt=`` calls it."""
         return str(self.path)
-
-
-def find_checkpoint(ckpt: str, runs: Path, *, option: str = "ckpt") -> Path:
-    """The checkpoint file that ``ckpt=`` names: ``last`` (the newest run), a run folder, or a file.
-
-    Args:
-        ckpt: the name.
-        runs: where runs lie.
-        option: what was typed, for errors.
-
-    Raises:
-        UserError: there is none.
-    """
-    if ckpt == "last":
-        found = [*runs.glob(f"*/{CHECKPOINTS}/{LAST}"), *runs.glob(f"*/*/{CHECKPOINTS}/{LAST}")]
-        if not found:
-            raise UserError(f"{option}=last: no run in {runs} has a checkpoint yet; train one, or give {option}=PATH")
-        return max(found, key=lambda path: path.stat().st_mtime)
-    path = Path(ckpt).expanduser()
-    if path.is_dir():
-        for candidate in LAST_OF_A_FOLDER:
-            if (path / candidate).is_file():
-                return path / candidate
-        instead = "give a run folder or a .ckpt file"
-        why = "that run has saved nothing yet" if (path / CONFIG).is_file() else instead
-        raise UserError(f"{option}={ckpt} has no {CHECKPOINTS}/{LAST}: {why}")
-    if not path.is_file():
-        raise UserError(f"{option}={ckpt} does not exist: give a run folder, a .ckpt file, or `last`")
-    return path
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

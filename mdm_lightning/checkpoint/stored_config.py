@@ -21,7 +21,6 @@ from mdm_lightning.denoiser.lora import Adapter
 from mdm_lightning.diffusion import masking, timesteps
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.advice.predicted import advised_schedule
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import AdaptiveCount, PlannedCount
 from mdm_lightning.sampling.guidance import Guidance
@@ -42,6 +41,9 @@ _OF_LIGHTNING = (
     "lightning.pytorch.loggers.MLFlowLogger",
     "lightning.pytorch.loggers.WandbLogger",
 )
+
+# The one function of ours that builds something.
+_ADVISED = "mdm_lightning.evaluation.advice.predicted.advised_schedule"
 
 TARGET = "_target_"
 _OF_HYDRA = ("_convert_", "_recursive_", "_partial_", "_args_")
@@ -207,7 +209,9 @@ def _maker_of(node: Mapping[Any, Any], kinds: tuple[type, ...], origin: object) 
 
 def _maker(target: Any, kinds: tuple[type, ...], origin: object) -> Any:
     """The class of one of the kinds that a target names, or the one function of ours that builds one."""
-    if target == f"{advised_schedule.__module__}.{advised_schedule.__name__}" and MaskSchedule in kinds:
+    if target == _ADVISED and MaskSchedule in kinds:
+        from mdm_lightning.evaluation.advice.predicted import advised_schedule  # draws, and so imports matplotlib
+
         return advised_schedule
     module, _, name = str(target).rpartition(".")
     own = any(module.startswith(f"{_folder(kind)}.") for kind in kinds)

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from mdm_lightning.checkpoint.run import CHECKPOINTS
+from mdm_lightning.checkpoint.find import CHECKPOINTS
 from mdm_lightning.commands.slurm import requeue
 from mdm_lightning.data.source import PreparedData
 from mdm_lightning.training.checkpointing import LastCheckpoint, StopOnNonFinite

@@ -21,10 +21,9 @@ from mdm_lightning.commands.causes import cause
 from mdm_lightning.commands.folders import discard_new
 from mdm_lightning.commands.options.command_line import explain_composition, readable
 from mdm_lightning.commands.options.unread import check_options
-from mdm_lightning.commands.program import typed_path
+from mdm_lightning.commands.program import typed, typed_again, typed_path
 from mdm_lightning.errors import UserError
-from mdm_lightning.stopping import Stopped, ignore_signals, raise_on_signals
-from mdm_lightning.training.checkpointing import PREEMPTED, Preempted
+from mdm_lightning.stopping import PREEMPTED, Preempted, Stopped, ignore_signals, raise_on_signals
 
 T = TypeVar("T")
 
@@ -59,13 +58,13 @@ def run_command(main: Callable[[], object], conf: Path, name: str) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     if ERROR_FILE not in os.environ:  # whoever launched this rank has written the command line already
         sys.argv[1:] = readable(sys.argv[1:])
-    typed = sys.argv[1:]
+    arguments = sys.argv[1:]
 
     def compose_and_run() -> object:
         try:
             return main()
         except (HydraException, OmegaConfBaseException) as error:
-            explained = explain_composition(error, typed, conf, name)
+            explained = explain_composition(error, arguments, conf, name)
             if explained is error:  # which must not become its own cause
                 raise
             raise explained from error
@@ -81,8 +80,8 @@ def single_job(task: Callable[[DictConfig], T]) -> Callable[[DictConfig], T]:
     def job(config: DictConfig) -> T:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return task(config)
-        typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-        return _exit_with_one_line(lambda: task(check_options(config, typed)))
+        overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        return _exit_with_one_line(lambda: task(check_options(config, overrides)))
 
     return job
 
@@ -92,7 +91,10 @@ def _exit_with_one_line(action: Callable[[], T]) -> T:
     try:
         return action()
     except Preempted as stop:
-        _leave(f"{stop}; resume with {typed_path('ckpt', stop.checkpoint.parent.parent)}", PREEMPTED)
+        # With what a run does not remember of its command: where prepared data are kept, and callbacks of one's own.
+        others = typed_again("cache_dir", "training.callbacks")
+        resumed = typed("train", typed_path("ckpt", stop.checkpoint.parent.parent), *others)
+        _leave(f"{stop}; resume with: {resumed}", PREEMPTED)
     except RanksFailed as failure:
         _leave(str(failure), failure.status)
     except Stopped as stop:

@@ -7,8 +7,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mdm_lightning.checkpoint.published import names_published
-from mdm_lightning.checkpoint.run import RUNS, Run, describe, find_checkpoint
+from mdm_lightning.checkpoint.find import RUNS, find_checkpoint, names_published
+from mdm_lightning.checkpoint.run import Run, describe
 from mdm_lightning.commands.command import explain
 from mdm_lightning.commands.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
 from mdm_lightning.commands.options.command_line import override

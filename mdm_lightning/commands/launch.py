@@ -33,8 +33,7 @@ from mdm_lightning.commands.command import ERROR_FILE, RanksFailed
 from mdm_lightning.commands.program import program
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.processes import Processes
-from mdm_lightning.stopping import LAUNCHER, SIGNALS
-from mdm_lightning.training.checkpointing import PREEMPTED
+from mdm_lightning.stopping import LAUNCHER, PREEMPTED, SIGNALS
 
 log = logging.getLogger(__name__)
 

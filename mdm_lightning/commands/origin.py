@@ -3,9 +3,10 @@
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
+from mdm_lightning.checkpoint.find import RUNS, find_checkpoint, names_published
 from mdm_lightning.checkpoint.load import Oracle, Origin
-from mdm_lightning.checkpoint.published import names_published, open_published
-from mdm_lightning.checkpoint.run import RUNS, Run, describe, find_checkpoint
+from mdm_lightning.checkpoint.published import open_published
+from mdm_lightning.checkpoint.run import Run, describe
 from mdm_lightning.commands.options.command_line import override
 from mdm_lightning.commands.program import typed
 from mdm_lightning.data.tasks.toy import DistributionSource

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,12 +14,33 @@ def program() -> list[str]:
     return [sys.argv[0]]
 
 
-def typed(command: str) -> str:
-    """How a command (train, evaluate, sweep) is typed where this one was typed as it was."""
-    called = Path(sys.argv[0]).name
-    if called == "__main__.py":
-        return f"python -m mdm_lightning {command}"
-    return f"mdm-{command}" if called.startswith("mdm-") else f"python {command}.py"
+def typed(command: str, *arguments: str) -> str:
+    """How a command (train, evaluate, sweep) is typed in the folder and shell where this one was typed as it was.
+
+    Args:
+        command: its name.
+        arguments: as they are to be typed, quotes included.
+    """
+    called = Path(sys.argv[0])
+    if called.name.startswith("mdm-"):
+        program = [_known(f"mdm-{command}", called.with_name(f"mdm-{command}"))]
+    elif called.name == "__main__.py":
+        program = [_known("python", Path(sys.executable)), "-m", "mdm_lightning", command]
+    else:
+        program = [_known("python", Path(sys.executable)), shlex.quote(str(called.with_name(f"{command}.py")))]
+    return " ".join((*program, *arguments))
+
+
+def typed_again(*names: str) -> list[str]:
+    """Those options of this command line that another one is to have as well, with all that is below them."""
+    keys = ((argument.partition("=")[0].lstrip("+"), argument) for argument in sys.argv[1:] if "=" in argument)
+    return [shlex.quote(argument) for key, argument in keys if any(f"{key}.".startswith(f"{name}.") for name in names)]
+
+
+def _known(name: str, program: Path) -> str:
+    """The name of a program where a shell finds that very program by it, else its path."""
+    found = shutil.which(name)
+    return name if found is not None and Path(found).absolute() == program.absolute() else shlex.quote(str(program))
 
 
 def typed_path(key: str, path: Path) -> str:

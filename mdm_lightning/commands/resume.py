@@ -8,28 +8,18 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 from hydra import compose
 from hydra.conf import HydraConf
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mdm_lightning.checkpoint.published import names_published
-from mdm_lightning.checkpoint.run import (
-    CHECKPOINTS,
-    INCIDENTAL,
-    LAST,
-    RUNS,
-    Run,
-    describe,
-    find_checkpoint,
-)
+from mdm_lightning.checkpoint.run import INCIDENTAL, Run
 from mdm_lightning.checkpoint.stored_config import check_run
-from mdm_lightning.commands.options.command_line import override
+from mdm_lightning.commands.options.command_line import parse
+from mdm_lightning.commands.options.resumed_line import CHOICE, by_group, safe_choices
 from mdm_lightning.data.tasks.base import TaskSource
 from mdm_lightning.data.tasks.toy import DistributionSource
 from mdm_lightning.data.tokenizer.spec import FromCorpus
@@ -46,52 +36,12 @@ OF_THE_COMMAND: tuple[Key, ...] = (("ckpt",), ("run_dir",), ("cache_dir",), ("de
 # Keys of data that a tokenizer made from it does not depend on.
 _AFTER_THE_TOKENIZER = {"length", "wrap"}
 
-_CHOICE = re.compile(r"[a-z_]+(@[a-z_.]+)?=[\w-]+")
-
-
-def continue_in_place(arguments: list[str]) -> list[str]:
-    """Command-line arguments, extended by a run's place and choices of groups if they say to go on with it.
-
-    Hydra must know the output folder, and which options there are, before it reads the command line. Another checkpoint
-    than the last (the best, say) starts a new folder: what came after it is not overwritten.
-
-    Raises:
-        UserError: the checkpoint cannot be read.
-    """
-    values = dict(argument.split("=", 1) for argument in arguments if "=" in argument and argument[0] != "-")
-    ckpt = _text(values, "ckpt")
-    several = bool({"-m", "--multirun"} & set(arguments))
-    if ckpt in ("", "null") or "hydra.run.dir" in values or (several and "," in ckpt):
-        return arguments
-    if ckpt == "auto" or names_published(ckpt):
-        begun = Path(_text(values, "run_dir")).expanduser() / CHECKPOINTS / LAST
-        return [*_missing_choices(begun, values), *arguments] if "run_dir" in values and begun.is_file() else arguments
-    path = find_checkpoint(ckpt, RUNS).resolve()
-    rest = [argument for argument in arguments if not argument.startswith("ckpt=")]
-    in_place = path.name == LAST and path.parent.name == CHECKPOINTS and "run_dir" not in values and not several
-    place = [override("run_dir", str(path.parent.parent))] if in_place else []
-    return [*_missing_choices(path, values), *rest, override("ckpt", str(path)), *place]
-
-
-def _text(values: Mapping[str, str], key: str) -> str:
-    """What an argument says, without its quotes; empty without it."""
-    said = values.get(key, "")
-    parsed = OverridesParser.create().parse_override(f"{key}={said}")
-    value = None if parsed.is_sweep_override() else parsed.value()
-    return said if value is None else str(value)
-
-
-def _missing_choices(path: Path, given: Mapping[str, str]) -> list[str]:
-    """The groups that the run has chosen and the command line says nothing of."""
-    chosen = _by_group(_safe_choices(describe(path)))
-    return [choice for group, choice in chosen.items() if group not in given]
-
 
 def chosen_groups(hydra: HydraConf, run: Run | None = None) -> list[str]:
     """The command line's choices of groups, upon those of the run that goes on; for checkpoints to remember."""
-    said = [override.input_line for override in _overrides(hydra) if _is_choice(override, hydra)]
-    before = [] if run is None else _safe_choices(run)
-    return list((_by_group(before) | _by_group([line for line in said if line and _CHOICE.fullmatch(line)])).values())
+    said = [override.input_line for override in parse(hydra.overrides.task) if _is_choice(override, hydra)]
+    before = [] if run is None else safe_choices(run.path, run.choices)
+    return list((by_group(before) | by_group([line for line in said if line and CHOICE.fullmatch(line)])).values())
 
 
 def resumed_config(today: DictConfig, run: Run, hydra: HydraConf) -> DictConfig:
@@ -103,7 +53,7 @@ def resumed_config(today: DictConfig, run: Run, hydra: HydraConf) -> DictConfig:
     Raises:
         UserError: something is to change that cannot, or the checkpoint would have something foreign built.
     """
-    name, ours = hydra.job.config_name or "train", _safe_choices(run)
+    name, ours = hydra.job.config_name or "train", safe_choices(run.path, run.choices)
     own, chosen = _compose(name, ours), _compose(name, chosen_groups(hydra, run))
     now: StoredSettings = OmegaConf.to_container(today, resolve=False)  # pyright: ignore[reportAssignmentType]
     stored: StoredSettings = deepcopy(run.config)
@@ -114,7 +64,7 @@ def resumed_config(today: DictConfig, run: Run, hydra: HydraConf) -> DictConfig:
     check_run(_beside(stored, own), run.path)
     settings = _linked(stored, own)
     _apply_choices(settings, own, chosen)
-    said = [tuple(o.key_or_group.split(".")) for o in _overrides(hydra) if not _is_choice(o, hydra)]
+    said = [tuple(o.key_or_group.split(".")) for o in parse(hydra.overrides.task) if not _is_choice(o, hydra)]
     for key in (*said, *OF_THE_COMMAND):
         _set(settings, key, deepcopy(_get(now, key)))
     config = OmegaConf.create(settings)
@@ -168,25 +118,8 @@ def refuse_changes(run: Run, config: DictConfig) -> None:
         )
 
 
-def _overrides(hydra: HydraConf) -> list[Override]:
-    return OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-
-
 def _is_choice(override: Override, hydra: HydraConf) -> bool:
     return override.get_key_element() in hydra.runtime.choices
-
-
-def _safe_choices(run: Run) -> list[str]:
-    """A run's choices of groups, which may be anybody's: names of files of our configuration and nothing else."""
-    choices = [str(choice) for choice in run.choices or ()]
-    for choice in choices:
-        if not _CHOICE.fullmatch(choice):
-            raise UserError(f"{run.path} names {choice!r}, which is no choice of a configuration group")
-    return choices
-
-
-def _by_group(choices: Sequence[str]) -> dict[str, str]:
-    return {choice.partition("=")[0]: choice for choice in choices}
 
 
 def _compose(name: str, choices: Sequence[str]) -> StoredSettings:
@@ -195,7 +128,7 @@ def _compose(name: str, choices: Sequence[str]) -> StoredSettings:
 
 
 def _beside(stored: StoredSettings, own: StoredSettings) -> StoredSettings:
-    """StoredSettings settings without the names of what our own configuration would have built in the same place."""
+    """Stored settings without the names of what our own configuration would have built in the same place."""
     left = deepcopy(stored)
     for key, value in _flat(stored).items():
         if key[-1] in ("_target_", "_convert_") and _get(own, key) == value:
@@ -204,7 +137,7 @@ def _beside(stored: StoredSettings, own: StoredSettings) -> StoredSettings:
 
 
 def _linked(stored: StoredSettings, own: StoredSettings) -> StoredSettings:
-    """StoredSettings settings that refer to each other as our configuration does, wherever what they refer to agrees.
+    """Stored settings that refer to each other as our configuration does, wherever what they refer to agrees.
 
     So that to change one of them changes those that follow from it.
     """

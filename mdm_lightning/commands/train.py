@@ -17,15 +17,9 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from mdm_lightning.checkpoint.run import (
-    CHECKPOINTS,
-    LAST,
-    Run,
-    discard_beginning,
-    metadata,
-    refuse_occupied,
-    save_run,
-)
+from mdm_lightning.checkpoint.find import CHECKPOINTS, LAST
+from mdm_lightning.checkpoint.run import Run, discard_beginning, metadata, refuse_occupied, save_run
+from mdm_lightning.commands.announcement import announce, announce_recipe, trained_part
 from mdm_lightning.commands.callbacks import build_callbacks, build_loggers
 from mdm_lightning.commands.folders import held
 from mdm_lightning.commands.launch import (
@@ -56,8 +50,8 @@ from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.lora import Adapter
 from mdm_lightning.denoiser.published.family import Unstated
 from mdm_lightning.errors import UserError
-from mdm_lightning.stopping import Stopped
-from mdm_lightning.training.checkpointing import AtomicCheckpointIO, Preempted, discard_partial
+from mdm_lightning.stopping import Preempted, Stopped
+from mdm_lightning.training.checkpointing import AtomicCheckpointIO, discard_partial
 from mdm_lightning.training.dashboards import GeneratedText, TensorBoard
 from mdm_lightning.training.datamodule import MaskedDataModule, accumulation
 from mdm_lightning.training.module import MaskedDiffusion
@@ -94,6 +88,8 @@ def _train(config: DictConfig, output: Path) -> float | None:
         config = _go_on(config, start.resumed, hydra)
     else:
         adopt_sizes(config, start, hydra.overrides.task)
+        if leads():
+            announce_recipe(config, hydra)
     if config.ckpt is not None:
         check_objects(config)
     if leads() and config.ckpt != "auto" and (start.resumed is not None or start.published is None):
@@ -147,7 +143,8 @@ def _fit(config: DictConfig, start: Start, choices: Sequence[str], output: Path)
         tokenizer = Given(start.tokenizer)
     data = instantiate(config.data).prepare(tokenizer, Path(config.cache_dir))
     module = _build_module(config, data, start, choices)
-    report = TrainingReport(output, data, averaged=config.training.ema is not None)
+    trained = trained_part(module.denoiser)
+    report = TrainingReport(output, data, averaged=config.training.ema is not None, trained=trained)
     trainer: Trainer = instantiate(
         config.trainer,
         max_steps=config.trainer.max_steps + ended,  # or Lightning would do nothing at all
@@ -173,7 +170,7 @@ def _fit(config: DictConfig, start: Start, choices: Sequence[str], output: Path)
         )
     if trainer.is_global_zero:
         save_run(output, config, data.tokenizer)
-        _announce(module, data, config, accumulate, world)
+        announce(module.denoiser, data, config, accumulate, world)
     try:
         trainer.fit(module, _build_datamodule(config, data), ckpt_path=resumed and str(resumed.path), weights_only=True)
     except BaseException:
@@ -264,7 +261,8 @@ def _conclude(trainer: Trainer, config: DictConfig, report: TrainingReport) -> f
                 logger.save()
         report.write(values, step)  # last: it says that nothing is left to do
         tokens = step * config.training.global_batch_size * report.data.length
-        print(report.text(values, step, tokens, median(speed.tokens_per_second or [0.0]), text.latest), flush=True)
+        rate, board = median(speed.tokens_per_second or [0.0]), any(isinstance(x, TensorBoard) for x in trainer.loggers)
+        print(report.text(values, step, tokens, rate, text.latest, board=board), flush=True)
     return final["val/loss"]
 
 
@@ -277,19 +275,6 @@ def _hparams(config: DictConfig) -> dict[str, Any]:
     )  # fmt: skip
     values = {name: OmegaConf.select(config, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _announce(module: MaskedDiffusion, data: PreparedData, config: DictConfig, accumulate: int, world: int) -> None:
-    parameters = sum(p.numel() for p in module.denoiser.parameters())
-    log.info(
-        "%s: %s training and %s validation sequences of %d tokens, vocabulary %s",
-        data.name, f"{len(data.train):,}", f"{len(data.validation):,}", data.length, f"{data.tokenizer.vocab_size:,}",
-    )  # fmt: skip
-    log.info(
-        "%s: %.2fM parameters; %d sequences per step = %d per device x %d processes x %d accumulated",
-        type(module.denoiser).__name__, parameters / 1e6, config.training.global_batch_size,
-        config.training.batch_size, world, accumulate,
-    )  # fmt: skip
 
 
 def _quieten() -> None:

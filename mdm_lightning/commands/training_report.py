@@ -4,8 +4,8 @@ import shlex
 import time
 from pathlib import Path
 
-from mdm_lightning.checkpoint.run import RUNS
-from mdm_lightning.commands.program import typed, typed_path
+from mdm_lightning.checkpoint.find import RUNS
+from mdm_lightning.commands.program import typed, typed_again, typed_path
 from mdm_lightning.data.entropy import bigram_entropy, unigram_entropy
 from mdm_lightning.data.source import PreparedData, why_no_bits_per_byte
 from mdm_lightning.data.text.packing import PackedBlocks
@@ -34,10 +34,18 @@ def results_step(run: Path) -> int | None:
 
 
 class TrainingReport:
-    """Collects the results of a run, with averaged weights or not, writes them to ``results.json`` and prints them."""
+    """Collects the results of a run, writes them to ``results.json`` and prints them.
 
-    def __init__(self, folder: Path, data: PreparedData, *, averaged: bool) -> None:
+    Args:
+        folder: of the run.
+        data: that it was trained on.
+        averaged: whether the results are those of averaged weights.
+        trained: what is trained of the denoiser, in words; empty if all is.
+    """
+
+    def __init__(self, folder: Path, data: PreparedData, *, averaged: bool, trained: str = "") -> None:
         self.folder = folder
+        self.trained = trained
         self.averaged = averaged
         self.data = data
         self.started = time.perf_counter()
@@ -46,7 +54,9 @@ class TrainingReport:
         """Keeps the metrics beside the checkpoints, for scripts."""
         write_atomically(self.folder / RESULTS, to_json({"step": step, "data": self.data.name, "metrics": values}))
 
-    def text(self, values: dict[str, float], step: int, tokens: int, speed: float, samples: list[str]) -> str:
+    def text(
+        self, values: dict[str, float], step: int, tokens: int, speed: float, samples: list[str], *, board: bool
+    ) -> str:
         """The report as printed.
 
         Args:
@@ -55,12 +65,14 @@ class TrainingReport:
             tokens: tokens trained on.
             speed: tokens per second, median over the run's log windows.
             samples: generated text.
+            board: whether TensorBoard has something to show of the run.
         """
         seconds = time.perf_counter() - self.started
         weights = "; averaged weights" if self.averaged else ""
         lines = [
             "",
             f"Training         {step:,} steps, {tokens:,} tokens in {seconds:,.0f} s ({speed:,.0f} tokens/s)",
+            *([f"Trained          {self.trained}"] if self.trained else []),
             f"Validation NLL   {values['val/loss']:.4f} nats/token (upper bound{weights})",
             f"Perplexity       {values['val/perplexity']:.2f}",
         ]
@@ -79,13 +91,11 @@ class TrainingReport:
             lines.append(f"Corpus entropy   {unigram:.4f} unigram, {bigram:.4f} bigram (nats/token)")
         for number, sample in enumerate(samples, 1):
             lines += ["", f"Generated text {number}:", *("  | " + line for line in sample.splitlines())]
-        lines += [
-            "",
-            f"Run folder       {_short(self.folder)}",
-            f"Look             tensorboard --logdir {shlex.quote(_short(self._log_folder()))}",
-            f"                 {DASHBOARD}",
-            f"Evaluate         {typed('evaluate')} {typed_path('ckpt', Path(_short(self.folder)))}",
-        ]
+        look = f"Look             tensorboard --logdir {shlex.quote(_short(self._log_folder()))}"
+        evaluate = typed("evaluate", typed_path("ckpt", Path(_short(self.folder))), *typed_again("cache_dir"))
+        lines += ["", f"Run folder       {_short(self.folder)}"]
+        lines += [look, f"                 {DASHBOARD}"] if board else []
+        lines += [f"Evaluate         {evaluate}"]
         return "\n".join(lines)
 
     def _log_folder(self) -> Path:

@@ -97,6 +97,18 @@ def fetch_tokenizer(name: str, revision: str | None) -> Path:
     )
 
 
+def refuse_missing_tokenizer(name_or_path: str) -> None:
+    """Raises:
+    UserError: there is nothing at what is a path, rather than ``name`` or ``owner/name`` on the hub.
+    """
+    names_path = (
+        name_or_path.startswith((".", "/", "~")) or name_or_path.endswith(".json") or name_or_path.count("/") > 1
+    )
+    path = Path(name_or_path).expanduser()
+    if names_path and not path.exists():
+        raise UserError(f"there is no tokenizer at {path}; check tokenizer.name_or_path=")
+
+
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder holds a tokenizer in one of the published forms."""
     return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()

@@ -11,18 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from mdm_lightning.errors import UserError
+from mdm_lightning.stopping import Preempted
 from mdm_lightning.training.module import MaskedDiffusion
 from mdm_lightning.training.signals import Signals
-
-PREEMPTED = 75  # exit status EX_TEMPFAIL: "preempted, resume me"
-
-
-class Preempted(BaseException):
-    """Training stopped at a signal, after saving. Not an Exception: nothing but the command may swallow it."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        super().__init__(f"preempted: training state saved in {checkpoint}")
-        self.checkpoint = checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -1,5 +1,7 @@
 """What is logged as scalars, and when: the training window, validation, learning rate, gradient norm."""
 
+import logging
+import math
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ from torchmetrics import Metric
 from mdm_lightning.diffusion.objective import bits_per_byte, perplexity
 from mdm_lightning.training.metrics import ProfileMetric
 from mdm_lightning.training.module import MaskedDiffusion
+
+log = logging.getLogger(__name__)
 
 
 class ScalarLog(Callback):
@@ -32,6 +36,7 @@ class ScalarLog(Callback):
         self._restored: dict[str, Any] | None = None
         self._module: MaskedDiffusion | None = None
         self._last_step = 0
+        self._warned = False
 
     def likelihood(self, prefix: str, nats: float) -> dict[str, float]:
         """Scalars that restate a NELBO in nats per position."""
@@ -69,7 +74,16 @@ class ScalarLog(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MaskedDiffusion)
-        self.latest_validation = self.likelihood("val", float(pl_module.val_nelbo.compute()))
+        loss = float(pl_module.val_nelbo.compute())
+        if not math.isfinite(loss) and not self._warned and trainer.is_global_zero:
+            self._warned = True
+            log.warning(
+                "the validation loss is not finite at step %d (%s), though that of training is: no checkpoint is the "
+                "best until it is finite again. If it stays, go on from an earlier checkpoint with "
+                "trainer.precision=32-true, a lower optimizer.lr or trainer.gradient_clip_val=1",
+                trainer.global_step, loss,
+            )  # fmt: skip
+        self.latest_validation = self.likelihood("val", loss)
         if self.answers:
             nats = float(pl_module.val_answer.compute())
             named = {"val/loss_to_first_eos": nats, "val/perplexity_to_first_eos": perplexity(nats)}

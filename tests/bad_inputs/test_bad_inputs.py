@@ -72,6 +72,51 @@ def test_what_works(workplace, arguments):
     assert outcome.status == 0, outcome.stderr
 
 
+def test_the_command_to_evaluate_by_works_when_pasted(workplace):
+    outcome, _ = workplace("train", f"run_dir={workplace.root}/it's (a), b=1", "trainer.max_steps=2")
+    assert outcome.status == 0, outcome.stderr
+    pasted = next(line for line in outcome.stdout.splitlines() if line.startswith("Evaluate "))
+    _, _, script, *arguments = shlex.split(pasted)
+    assert script == str(REPOSITORY / "evaluate.py")
+    outcome, _ = workplace("evaluate", "evaluation=likelihood", *arguments)
+    assert outcome.status == 0, outcome.stderr
+    assert "it's (a), b=1" in outcome.stdout + outcome.stderr
+
+
+# Wrong names and paths, which the files of the configuration and the disk give away, and settings of no object.
+KNOWN_EARLY = """
+train model=smal
+train trainer.max_step=3
+train +training.batchsize=4
+train training.batch_size=0
+train data=files data.path=/nowhere/at/all
+train tokenizer=file tokenizer.name_or_path=/nowhere.json
+train ckpt=/nowhere
+train ckpt=.
+evaluate ckpt=/nowhere
+evaluate ckpt=.
+evaluate ckpt=last
+evaluate evaluation=likelihoodd
+evaluate schedule=advised advice=/nowhere.json
+sweep ckpt=/nowhere
+sweep ckpt=.
+sweep schedule.alfa=0,1
+sweep sweep.alpha=[]
+"""
+
+
+@pytest.mark.parametrize("typed", KNOWN_EARLY.strip().splitlines())
+def test_what_is_known_early_waits_for_no_import(workplace, tmp_path: Path, typed):
+    script, *arguments = typed.split(" ")
+    command = [sys.executable, "-X", "importtime", str(REPOSITORY / f"{script}.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=variables(workplace.cache), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert any(line.startswith("error: ") for line in done.stderr.splitlines()), done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "hydra" in imported
+    assert not imported & {"torch", "numpy", "lightning", "matplotlib", "datasets", "transformers"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("typed", ["train trainig.max_steps=1", "sweep data=toy_extremes sweep.alpha=[]"])
 def test_as_typed(workplace, tmp_path: Path, typed):

@@ -44,6 +44,14 @@ def test_a_loss_that_is_not_finite(workplace):
     assert "error: " in outcome.stderr
 
 
+def test_a_validation_loss_that_is_not_finite(workplace):
+    target = "+training.callbacks.poison._target_=tests.commands.interference.PoisonValidation"
+    outcome, _ = workplace("train", target, "trainer.max_steps=8", "training.validate_every=4")
+    assert outcome.status == 0, outcome.stderr
+    assert (outcome.stdout + outcome.stderr).count("the validation loss is not finite at step 4 (nan)") == 1
+    assert "is not finite at step 8" not in outcome.stdout + outcome.stderr
+
+
 def test_killed_loaders(workplace):
     outcome, _ = workplace("train", f"{MISHAP}.KillWorkers", "training.workers=1")
     assert outcome.status == 1

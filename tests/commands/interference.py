@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mdm_lightning.evaluation.base import Row, Subject
 from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.training.module import MaskedDiffusion
 
 
 class SendSignal(Callback):
@@ -70,6 +71,14 @@ class PoisonWeights(Callback):
         if trainer.global_step == self.step:
             with torch.no_grad():
                 next(pl_module.parameters()).fill_(float("nan"))
+
+
+class PoisonValidation(Callback):
+    """Makes the validation loss NaN, and leaves training as it is."""
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, MaskedDiffusion)
+        pl_module.val_nelbo.nats = pl_module.val_nelbo.nats * float("nan")
 
 
 class RaiseOnRank(Callback):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mdm_lightning.training.checkpointing import PREEMPTED
+from mdm_lightning.stopping import PREEMPTED
 from tests.commands.conftest import interfere, scalars
 
 

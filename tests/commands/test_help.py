@@ -21,6 +21,11 @@ def test_every_group_is_explained(name):
     assert [group for group in groups if len(group) < 2] == []
 
 
+def test_where_options_of_evaluations_are_is_said_where_there_are_any():
+    said = {name: "evaluation.NAME.OPTION" in explain(name, name, CONF, []) for name in ("train", "evaluate", "sweep")}
+    assert said == {"train": False, "evaluate": True, "sweep": True}
+
+
 @pytest.mark.parametrize("folder", sorted(path.name for path in CONF.iterdir() if path.is_dir()))
 def test_every_choice_is_explained(folder):
     heading, *lines = explain("mdm-train", "train", CONF, [f"{folder}=anything"]).splitlines()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mdm_lightning.commands.program import typed, typed_path
-from mdm_lightning.commands.resume import _text
+from mdm_lightning.commands.options.resumed_line import _text
+from mdm_lightning.commands.program import typed, typed_again, typed_path
 
 
 @pytest.mark.parametrize(
@@ -23,11 +23,22 @@ def test_paths_come_back(name):
 @pytest.mark.parametrize(
     ("called", "words"),
     [
-        ("/somewhere/train.py", "python evaluate.py"),
+        ("train.py", "python evaluate.py"),
+        ("/some where/train.py", "python '/some where/evaluate.py'"),
         ("/venv/bin/mdm-train", "mdm-evaluate"),
+        ("/other/bin/mdm-train", "/other/bin/mdm-evaluate"),
         ("/site-packages/mdm_lightning/__main__.py", "python -m mdm_lightning evaluate"),
     ],
 )
 def test_the_next_command_is_typed_as_this_one_was(called, words, monkeypatch):
     monkeypatch.setattr("sys.argv", [called, "ckpt=last"])
+    monkeypatch.setattr("sys.executable", "/venv/bin/python")
+    monkeypatch.setattr("shutil.which", lambda name: f"/venv/bin/{name}")
     assert typed("evaluate") == words
+
+
+def test_what_a_run_does_not_remember_is_typed_again(monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv", ["train.py", "cache_dir=a b", "+training.callbacks.x.n=1", "cache_dirs=1", "seed=2"]
+    )
+    assert typed_again("cache_dir", "training.callbacks") == ["'cache_dir=a b'", "+training.callbacks.x.n=1"]

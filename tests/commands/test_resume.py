@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands.conftest import interfere, load, scalars
+from tests.commands.conftest import REPOSITORY, interfere, load, scalars
 
 TWO = ("trainer=ddp", "trainer.devices=2")
 
@@ -58,7 +58,7 @@ def uninterrupted(train, tmp_path: Path) -> Path:
 def test_preempted_then_resumed(train, tmp_path, uninterrupted, number, step, validating):
     stopped = train("run_dir=cut", *interfere("SendSignal", number=number, step=step, validating=validating))
     assert stopped.status == 75
-    assert "resume with ckpt=" in stopped.stderr
+    assert "train.py ckpt=" in stopped.stderr.rpartition("resume with: ")[2]
     saved = load(tmp_path / "cut/checkpoints/last.ckpt")["global_step"]
     assert saved == step if validating else saved == step + 1
     assert train("ckpt=cut").status == 0
@@ -85,9 +85,11 @@ def test_stopped_in_the_last_validation(train, tmp_path, uninterrupted, number, 
 def test_going_on_is_going_on_with_the_settings_of_the_run(train, tmp_path, uninterrupted):
     """The line that a preempted run prints, typed as it is, in another shell: no option is given again."""
     stopped = train("run_dir='a place'", *interfere("SendSignal", number="SIGTERM", step=5))
-    hint = stopped.stderr.splitlines()[-1].rpartition("resume with ")[2]
-    assert hint.startswith("\"ckpt='/"), hint
-    resumed = train(*shlex.split(hint), tiny=False)
+    hint = stopped.stderr.splitlines()[-1].rpartition("resume with: ")[2]
+    _, script, again, *callbacks = shlex.split(hint)
+    assert script == str(REPOSITORY / "train.py"), hint
+    assert all(typed.startswith("+training.callbacks.") for typed in callbacks)
+    resumed = train(again, tiny=False)
     assert resumed.status == 0, resumed.stderr
     assert "->" not in resumed.stdout
     assert_same_run(uninterrupted, tmp_path / "a place")

@@ -9,7 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mdm_lightning.checkpoint.run import Run
-from mdm_lightning.commands.resume import changes, chosen_groups, continue_in_place, refuse_changes, resumed_config
+from mdm_lightning.commands.options.resumed_line import continue_in_place
+from mdm_lightning.commands.resume import changes, chosen_groups, refuse_changes, resumed_config
 from mdm_lightning.data.tasks.sudoku import Sudoku
 from mdm_lightning.data.tokenizer.tokenizer import from_characters
 from mdm_lightning.errors import UserError

@@ -26,7 +26,7 @@ def test_a_whole_run(train, tmp_path):
     (run,) = (tmp_path / "outputs/train").iterdir()
     for word in ("Validation NLL", "Perplexity", "Bits per byte", "unigram", "bigram", "Generated text 2"):
         assert word in outcome.stdout
-    assert f"python evaluate.py ckpt={run.relative_to(tmp_path)}" in outcome.stdout
+    assert f"evaluate.py ckpt={run.relative_to(tmp_path)}" in outcome.stdout
     assert "tensorboard --logdir outputs" in outcome.stdout
     # The run folder is self-contained.
     assert {path.name for path in run.iterdir()} >= {

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +31,11 @@ def override(key: str, text: str) -> str:
     escaped = re.sub(r"(\\*)(\$\{)", r"\1\1\\\2", text)
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), escaped)
     return f"{key}='{escaped}'"
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Overrides as Hydra understands them."""
+    return OverridesParser.create().parse_overrides(list(overrides))
 
 
 def readable(arguments: Sequence[str]) -> list[str]:
@@ -60,7 +66,7 @@ def _text(key: str, value: str) -> str:
     if _QUOTED.fullmatch(value):
         if "${" not in value:
             return f"{key}={value}"
-        value = str(OverridesParser.create().parse_override(f"{key}={value}").value())
+        value = str(parse([f"{key}={value}"])[0].value())
     if "${" not in value:
         return override(key, value)
     # However often the configuration is resolved, this becomes what was typed, and no interpolation.
@@ -69,7 +75,7 @@ def _text(key: str, value: str) -> str:
 
 def _parses(argument: str) -> bool:
     try:
-        OverridesParser.create().parse_override(argument)
+        parse([argument])
     except HydraException:
         return False
     return True

@@ -1,18 +1,19 @@
 """The whole configuration is looked at before anything is done: names that nobody reads, values of the wrong type, and
 numbers out of range are refused, each under the name of the option that was typed.
 
-The schemas are the constructors of what will be built, and ``settings.py`` for what belongs to no object.
+The schemas are the constructors of what will be built, and ``settings.py`` for what belongs to no object. Constructors
+are looked at last: to import them takes seconds, in which most of what is mistyped could have been answered.
 """
 
 import dataclasses
-import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from functools import cache
-from importlib import import_module
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -20,15 +21,25 @@ from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 
 from mdm_lightning.arguments import BadArgument
 from mdm_lightning.commands.options import settings
+from mdm_lightning.commands.options.command_line import parse
 from mdm_lightning.commands.options.nearest import suggestion
-from mdm_lightning.commands.options.value_types import TARGET, fits, is_object, words
-from mdm_lightning.commands.precision import stored_precision
+from mdm_lightning.commands.options.paths import REFUSALS
+from mdm_lightning.commands.options.value_types import TARGET, arguments, fits, is_object, located, needed, words
 from mdm_lightning.errors import UserError
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 # Arguments that the commands give themselves, beside those of the configuration.
 _GIVEN = {"vocab_size"}
+
+# What brings Lightning along, which takes longer to import than all else.
+_OF_LIGHTNING = (
+    "lightning.",
+    "mdm_lightning.training.dashboards.",
+    "mdm_lightning.training.loggers.",
+    "mdm_lightning.training.schedule_watch.",
+    "mdm_lightning.training.strategy.",
+)
 
 
 def check_options(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -42,20 +53,53 @@ def check_options(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         UserError: an option has a name that nobody reads, or a value that it cannot have.
     """
     schema = settings.command(config)
-    stored_precision(config.trainer)  # says more of it than Lightning's annotations
     inspection = _Inspection(config, overrides)
     inspection.node(config, schema, "")
     if schema is settings.TrainCommand:
-        inspection.ranges(settings.TrainerLimits, config.trainer, "trainer")
         inspection.refuse_trainer(settings.SET_ELSEWHERE, "is not for you to set: see {}=")
     else:
         unread = dict.fromkeys(map(str, config.trainer), ", ".join(settings.READ_OF_TRAINER))
         for name in settings.READ_OF_TRAINER:
             unread.pop(name, None)
         inspection.refuse_trainer(unread, "is for training; what is read of the trainer here: {}")
+    inspection.paths()
+    from mdm_lightning.commands.precision import stored_precision  # with torch
+
+    stored_precision(config.trainer)  # says more of it than Lightning's annotations
+    inspection.objects()
+    if schema is settings.TrainCommand:
+        inspection.ranges(settings.TrainerLimits, config.trainer, "trainer")
     if schema is not settings.TrainCommand or config.ckpt is None:  # else another's settings may still come in
         check_objects(config)
     return config
+
+
+def check_ahead(typed: Sequence[str], conf: Path, name: str) -> None:
+    """Checks what a sweep's command line asks for, with the first value of each axis, as far as that is known before
+    anything that takes time is imported.
+
+    Args:
+        typed: the command line; nothing is checked of one that asks Hydra for something else.
+        conf: folder of the configuration.
+        name: of its primary file.
+
+    Raises:
+        UserError: a setting has a name that nobody reads or a value that it cannot have, or nothing is at a path.
+    """
+    overrides = [argument for argument in typed if argument not in ("-m", "--multirun")]
+    if any(argument.startswith(("-", "report=")) for argument in overrides):
+        return
+    first = []
+    for override in parse(overrides):
+        if not override.is_sweep_override():
+            first.append(override.input_line)
+        elif override.is_discrete_sweep():
+            first += [f"{override.get_key_element()}={value}" for value in [*override.sweep_string_iterator()][:1]]
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose(name, first, return_hydra_config=True)
+    inspection = _Inspection(config, overrides)
+    inspection.node(config, settings.command(config), "")
+    inspection.paths()
 
 
 def check_objects(config: DictConfig) -> None:
@@ -72,6 +116,8 @@ def check_objects(config: DictConfig) -> None:
 class _Inspection:
     root: DictConfig
     overrides: Sequence[str]
+    waiting: deque[tuple[DictConfig, str]] = dataclasses.field(default_factory=deque)
+    """Objects to check, with their paths, once all that is known without importing them is checked."""
 
     def node(self, node: DictConfig, schema: type[Any], path: str) -> None:
         """Checks a node whose settings belong to no object."""
@@ -83,7 +129,7 @@ class _Inspection:
                 continue
             value = self.value(node, key, path)
             if settings.holds_objects(schema) and is_object(value):
-                self.object(value, _join(path, key))
+                self.wait(value, _join(path, key))
             elif not (settings.holds_objects(schema) and isinstance(value, DictConfig) and not self.typed_below(key)):
                 known = {*hints, *map(str, node)} - {key}
                 raise self.unknown(_join(path, key), [_join(path, name) for name in known])
@@ -107,11 +153,34 @@ class _Inspection:
             if self.typed(f"trainer.{name}") is not None:
                 raise UserError(f"trainer.{name} {words.format(instead)}")
 
+    def paths(self) -> None:
+        """Refuses paths at which nothing is; of what is built, those of our own classes."""
+        for key, refuse in REFUSALS.items():
+            path, _, name = key.rpartition(".")
+            node = OmegaConf.select(self.root, path) if path else self.root
+            if not isinstance(node, DictConfig) or name not in node:
+                continue
+            own = not is_object(node) or str(node[TARGET]).startswith("mdm_lightning.")
+            if own and isinstance(text := self.value(node, name, path), str):
+                refuse(text)
+
+    def wait(self, node: DictConfig, path: str) -> None:
+        """Notes an object to check: those that bring Lightning along after all others."""
+        if str(_raw(node, TARGET)).startswith(_OF_LIGHTNING):
+            self.waiting.append((node, path))
+        else:
+            self.waiting.appendleft((node, path))
+
+    def objects(self) -> None:
+        """Checks the objects that are waiting, and those that are found in them."""
+        while self.waiting:
+            self.object(*self.waiting.popleft())
+
     def object(self, node: DictConfig, path: str) -> None:
         """Checks what will be built: names and types of its arguments."""
         target = self.value(node, TARGET, path)
         try:
-            hints, open_ended = _arguments(_located(str(target)))
+            hints, open_ended = arguments(located(str(target)))
         except Exception as error:  # whatever importing it raises
             reason = " ".join(str(error).split())
             raise UserError(f"{_join(path, TARGET)}={target} cannot be imported: {reason}") from error
@@ -122,7 +191,7 @@ class _Inspection:
                 raise self.unknown(_join(path, key), [_join(path, name) for name in hints if name not in _GIVEN])
             self.setting(node, key, hints.get(key, Any), path)
         if str(target).startswith("mdm_lightning."):
-            for name in _needed(_located(str(target))):
+            for name in needed(located(str(target))):
                 if name not in node and name not in _GIVEN:
                     raise UserError(f"{_join(path, name)} cannot be left out")
 
@@ -150,11 +219,11 @@ class _Inspection:
         if not isinstance(value, DictConfig):
             return
         if is_object(value):
-            self.object(value, key)
+            self.wait(value, key)
         else:
             for part in map(str, value):
                 if is_object(self.value(value, part, key)):
-                    self.object(value[part], _join(key, part))
+                    self.wait(value[part], _join(key, part))
 
     def build(self, node: DictConfig, path: str) -> None:
         """Builds what is cheap to build, so that constructors say what they have against their arguments."""
@@ -162,7 +231,7 @@ class _Inspection:
             if (path == "" and key == "hydra") or OmegaConf.is_interpolation(node, key):
                 continue
             value = node[key]
-            if is_object(value) and dataclasses.is_dataclass(_located(str(value[TARGET]))):
+            if is_object(value) and dataclasses.is_dataclass(located(str(value[TARGET]))):
                 try:
                     instantiate(value)
                 except InstantiationException as error:
@@ -242,30 +311,6 @@ class _Inspection:
 
     def unknown(self, key: str, known: Iterable[str]) -> UserError:
         return UserError(f"nobody reads an option {key}{suggestion(key, known)}")
-
-
-@cache
-def _located(target: str) -> Any:
-    """The class or function of a dotted name."""
-    module, _, name = target.rpartition(".")
-    return getattr(import_module(module), name)
-
-
-@cache
-def _arguments(target: Callable[..., Any]) -> tuple[Mapping[str, Any], bool]:
-    """Names and annotations of what a class or function takes, and whether it takes other names as well."""
-    parameters = inspect.signature(target).parameters.values()
-    try:
-        hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
-    except (NameError, TypeError, AttributeError):  # annotations of another package that its users cannot look up
-        hints = {}
-    plain = {p.name: hints.get(p.name, Any) for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    return plain, any(p.kind == p.VAR_KEYWORD for p in parameters)
-
-
-def _needed(target: Callable[..., Any]) -> list[str]:
-    parameters = inspect.signature(target).parameters.values()
-    return [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def _raw(node: DictConfig, name: str) -> Any:

@@ -1,9 +1,12 @@
-"""Whether a value of the configuration is what an annotation says, strictly: 10.5 is no whole number, and neither is
-true."""
+"""What constructors take, and whether a value of the configuration is that, strictly: 10.5 is no whole number, and
+neither is true."""
 
+import inspect
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig
 
@@ -68,3 +71,28 @@ def _words(hint: Any) -> Iterator[str]:
 def is_object(value: Any) -> bool:
     """Whether a value of the configuration will be built."""
     return isinstance(value, DictConfig) and TARGET in value
+
+
+@cache
+def located(target: str) -> Any:
+    """The class or function of a dotted name."""
+    module, _, name = target.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+@cache
+def arguments(target: Callable[..., Any]) -> tuple[Mapping[str, Any], bool]:
+    """Names and annotations of what a class or function takes, and whether it takes other names as well."""
+    parameters = inspect.signature(target).parameters.values()
+    try:
+        hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
+    except (NameError, TypeError, AttributeError):  # annotations of another package that its users cannot look up
+        hints = {}
+    plain = {p.name: hints.get(p.name, Any) for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    return plain, any(p.kind == p.VAR_KEYWORD for p in parameters)
+
+
+def needed(target: Callable[..., Any]) -> list[str]:
+    """Names of what it cannot do without."""
+    parameters = inspect.signature(target).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

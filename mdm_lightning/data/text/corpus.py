@@ -160,6 +160,19 @@ def reading(file: Path, *, skip_undecodable: bool = False) -> Iterator[None]:
         raise UserError(f"cannot read {file}: {error.strerror or error}; check data.path=") from error
 
 
+def refuse_missing(path: Path | str, option: str) -> None:
+    """Raises:
+    UserError: there is nothing at a path that may be a file, a folder or a glob.
+    """
+    text = str(Path(path).expanduser())
+    if not Path(text).exists() and not any(glob.iglob(text, recursive=True)):
+        raise _nothing_at(text, option)
+
+
+def _nothing_at(path: str, option: str) -> UserError:
+    return UserError(f"{path} does not exist or matches no file; check {option}=")
+
+
 def find_files(path: Path | str, suffixes: Iterable[str]) -> list[Path]:
     """Files of a path, sorted: the file itself, a folder's files with one of the suffixes, or a glob's matches.
 
@@ -182,7 +195,7 @@ def find_files(path: Path | str, suffixes: Iterable[str]) -> list[Path]:
         return files
     if root.is_dir():
         raise UserError(f"{root} contains none of {', '.join(endings)}; check data.path=")
-    raise UserError(f"{text} does not exist or matches no file; check data.path=")
+    raise _nothing_at(text, "data.path")
 
 
 def files_identity(files: Sequence[Path]) -> str:

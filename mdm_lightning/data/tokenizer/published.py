@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenizers.pre_tokenizers import ByteLevel
 
 from mdm_lightning.errors import UserError
+from mdm_lightning.files import read_json_object, read_text
 
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.json"
@@ -58,7 +59,7 @@ def read_published(path: Path) -> Published:
     """
     folder = path if path.is_dir() else path.parent
     # A folder that was saved into may still hold the configuration of another tokenizer.
-    declared = _json_object(folder / SAVED_FILE) or _configuration(folder)
+    declared = read_json_object(folder / SAVED_FILE) or _configuration(folder)
     names = {role: _token_name(declared.get(role)) for role in _ROLES}
     added = _added_tokens(folder / _CONFIG_FILE, declared)
     if path.is_dir() and not (path / TOKENIZER_FILE).exists() and (path / "vocab.json").exists():
@@ -70,22 +71,22 @@ def read_published(path: Path) -> Published:
                 f"there is no tokenizer at {origin}; give a {TOKENIZER_FILE}, or a folder that contains one or "
                 "vocab.json and merges.txt"
             )
-        content = _text(origin)
+        content = read_text(origin)
     fingerprint = str(declared["fingerprint"]) if "fingerprint" in declared else None
     ids = {token["content"]: token["id"] for token in added}
     return Published(str(origin), content, names, ids, _chat_template(folder, declared), fingerprint)
 
 
 def _configuration(folder: Path) -> dict[str, object]:
-    config = {key: value for key, value in _json_object(folder / _CONFIG_FILE).items() if value is not None}
-    return _json_object(folder / "special_tokens_map.json") | config
+    config = {key: value for key, value in read_json_object(folder / _CONFIG_FILE).items() if value is not None}
+    return read_json_object(folder / "special_tokens_map.json") | config
 
 
 def _chat_template(folder: Path, declared: dict[str, object]) -> str | None:
     file = folder / TEMPLATE_FILE
     if file.is_file():
         # Exactly as it was saved: line ends are part of a template.
-        return _text(file, newline="")
+        return read_text(file, newline="")
     template = declared.get("chat_template")
     if isinstance(template, list):
         # Several templates with names; the others are for tools and retrieval.
@@ -147,7 +148,7 @@ def _pieces(config: dict[str, object]) -> dict[str, object]:
 
 
 def _vocabulary(file: Path) -> dict[str, int]:
-    vocabulary = _json_object(file)
+    vocabulary = read_json_object(file)
     ids = {name: id_ for name, id_ in vocabulary.items() if isinstance(id_, int)}
     if len(ids) < len(vocabulary):
         raise UserError(f"{file} should give every token a whole number (damaged or another format); fetch it again")
@@ -163,7 +164,7 @@ def _merges(file: Path, vocabulary: dict[str, int]) -> list[str]:
     if not file.is_file():
         raise UserError(f"there is no {file} to go with vocab.json; fetch it as well")
     merges = []
-    for number, line in enumerate(_text(file).split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line or (number == 1 and line.startswith("#version")):
             continue
         first, _, second = line.partition(" ")
@@ -190,28 +191,6 @@ def _added_tokens(file: Path, config: dict[str, object]) -> list[dict]:
 def _added_token(id_: int, entry: dict) -> dict:
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     return {"id": id_, "content": entry["content"], **{flag: bool(entry.get(flag)) for flag in flags}}
-
-
-def _text(file: Path, newline: str | None = None) -> str:
-    try:
-        with file.open(encoding="utf-8", newline=newline) as opened:
-            return opened.read()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text (damaged or another format); fetch or write it again") from error
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; make it readable or fetch it again") from error
-
-
-def _json_object(file: Path) -> dict[str, object]:
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(_text(file))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not valid JSON; restore or remove it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} should hold a JSON object; restore or remove it")
-    return content
 
 
 def _token_name(entry: object) -> str | None:

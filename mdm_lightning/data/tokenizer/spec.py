@@ -10,7 +10,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from mdm_lightning.data.hub import fetch_tokenizer
+from mdm_lightning.data.hub import fetch_tokenizer, refuse_missing_tokenizer
 from mdm_lightning.data.tokenizer.tokenizer import END_OF_TEXT, Tokenizer, from_characters
 from mdm_lightning.errors import UserError
 from mdm_lightning.files import locked
@@ -204,8 +204,7 @@ class Pretrained(TokenizerSpec):
     def build(self, documents: Documents, cache: Path) -> Tokenizer:
         path = Path(self.name_or_path).expanduser()
         if not path.exists():
-            if _looks_like_path(self.name_or_path):
-                raise UserError(f"there is no tokenizer at {path}; check tokenizer.name_or_path=")
+            refuse_missing_tokenizer(self.name_or_path)
             path = fetch_tokenizer(self.name_or_path, self.revision)
         return Tokenizer.load(path, **self.special)
 
@@ -215,11 +214,6 @@ class FromTask(TokenizerSpec):
 
     def build(self, documents: Documents, cache: Path) -> Tokenizer:
         raise UserError("this data set is text and needs a tokenizer: choose one, as in tokenizer=bpe")
-
-
-def _looks_like_path(name: str) -> bool:
-    """Hub names are `name` or `owner/name`."""
-    return name.startswith((".", "/", "~")) or name.endswith(".json") or name.count("/") > 1
 
 
 def _byte_symbols() -> list[str]:

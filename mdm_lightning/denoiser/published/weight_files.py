@@ -4,7 +4,6 @@ Nothing in a file is executed: safetensors holds no code, and torch files are re
 mapped from disk and handed out one by one.
 """
 
-import json
 import re
 import textwrap
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from mdm_lightning.denoiser.published.lightning_file import load_without_classes, plain, shadow_weights
 from mdm_lightning.errors import UserError
+from mdm_lightning.files import read_json_object
 
 CONFIG = "config.json"
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -138,8 +138,8 @@ def open_weights(path: Path) -> Weights:
             raise UserError(f"{path} does not exist; give a folder or a file of published weights")
         file = _open(path)
         hyper_parameters = file.hyper_parameters if isinstance(file, TorchFile) else {}
-        return Weights(path, (file,), read_json(path.with_name(CONFIG)), hyper_parameters)
-    config = read_json(path / CONFIG)
+        return Weights(path, (file,), read_json_object(path.with_name(CONFIG)), hyper_parameters)
+    config = read_json_object(path / CONFIG)
     for name in _WHOLE:
         if (path / name).is_file():
             return Weights(path, (_open(path / name),), config)
@@ -155,23 +155,6 @@ def missing_files(folder: Path) -> list[str]:
     index = folder / f"{_WHOLE[0]}.index.json"
     wanted += sorted(set(_weight_map(index).values())) if index.is_file() else [_WHOLE[0]]
     return [name for name in wanted if not (folder / name).is_file()]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty if the file does not exist.
-
-    Raises:
-        UserError: it is something else.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON; fetch it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} should hold a JSON object; fetch it again")
-    return content
 
 
 def _open(path: Path) -> SafetensorsFile | TorchFile:
@@ -198,7 +181,7 @@ def _shards(index: Path) -> tuple[TensorFile, ...]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Tensor to file, as an index has it; the files lie beside it."""
-    entries = read_json(index).get("weight_map")
+    entries = read_json_object(index).get("weight_map")
     if not isinstance(entries, dict) or not entries:
         raise UserError(f"{index} has no weight_map; fetch it again")
     if not all(isinstance(name, str) and Path(name).name == name for name in entries.values()):

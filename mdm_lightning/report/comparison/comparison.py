@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mdm_lightning.checkpoint.run import CHECKPOINTS, LAST, Run
+from mdm_lightning.checkpoint.find import CHECKPOINTS, LAST
+from mdm_lightning.checkpoint.run import Run
 from mdm_lightning.data.source import digest
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row, Subject, batches
