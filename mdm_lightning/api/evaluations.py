@@ -1,6 +1,8 @@
 """Evaluations: what can be measured of a model, and what one of your own consists of."""
 
 from mdm_lightning.evaluation.advice.advise import Advise
+from mdm_lightning.evaluation.advice.paths import Paths
+from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import Evaluation, NotApplicable, Row, Subject
 from mdm_lightning.evaluation.generation.python_parses import PythonParses
 from mdm_lightning.evaluation.generation.quality import Generation
@@ -24,9 +26,11 @@ __all__ = [
     "NotApplicable",
     "OrderCosts",
     "PaperFigures",
+    "Paths",
     "Policy",
     "Profile",
     "PythonParses",
+    "Race",
     "Row",
     "SampleTexts",
     "Subject",

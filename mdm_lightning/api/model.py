@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mdm_lightning.api.results import Advices, ComparedModels, TextNelbo, Texts
+from mdm_lightning.api.results import Advices, CheckedAdvice, ComparedModels, TextNelbo, Texts
 from mdm_lightning.checkpoint.load import Loaded
 from mdm_lightning.checkpoint.load import load as load_checkpoint
 from mdm_lightning.data.source import PreparedData, digest
@@ -21,7 +21,11 @@ from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.diffusion.timesteps import StratifiedTimes
 from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.advice.advise import Advise
+from mdm_lightning.evaluation.advice.checks import ByLikelihood, ByTask
+from mdm_lightning.evaluation.advice.paths import Paths
 from mdm_lightning.evaluation.advice.predicted import advise
+from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import NoData, Subject
 from mdm_lightning.evaluation.generation.generate import generate
 from mdm_lightning.evaluation.generation.samples import text_canvas
@@ -243,26 +247,51 @@ class Model:
         sampler: Sampler | None = None,
         knots: int = 33,
         sequences: int | None = 256,
+        race: Race | None = None,
         batch_size: int = 64,
         seed: int = 0,
-    ) -> Advices:
-        """Which schedule to sample with in so many steps, predicted from the loss profile: nothing is generated.
+    ) -> Advices | CheckedAdvice:
+        """Which schedule to sample with in so many steps.
 
-        The prediction is a theorem for positions in random order (``docs/theory.md``).
+        For positions in random order it is predicted from the loss profile, and nothing is generated: a theorem
+        (``docs/theory.md``). For other orders, and on a task's data, what profiles propose is checked in a race on
+        other validation sequences, by the task's rule or by the sampler's own likelihood.
 
         Args:
             steps: step budgets K.
             texts: as for ``profile``.
-            sampler: whose count decides whether positions are revealed independently (MDLM's ancestral sampler, the
-                default) or in exact numbers (``mdm.samplers.expected_random()``).
+            sampler: whose order, count and temperature are meant: MDLM's ancestral sampler by default, exact numbers
+                of positions with ``mdm.samplers.expected_random()``, an order that looks at the predictions with
+                ``mdm.samplers.expected_confidence()``.
+            knots: numbers of revealed positions at which to measure.
+            sequences: for the profile; None for all, which leaves none for a race.
+            race: its rules, where one is needed.
 
         Raises:
-            NoData, UserError: as ``profile``.
-            ValueError: no profile predicts such a sampler.
+            NoData, UserError: as ``profile``; or there is nothing to check advice by, as for greedy sampling of text.
+            NotApplicable: no profile predicts such a sampler.
         """
-        profile = self.profile(texts, knots=knots, sequences=sequences, batch_size=batch_size, seed=seed)
         chosen = sampler or mdlm_ancestral()
-        return Advices(profile, chosen, tuple(advise(profile, chosen, budget) for budget in steps))
+        subject = self._subject(texts, seed=seed)
+        evaluation = Advise(
+            Profile(knots=knots, sequences=sequences, batch_size=batch_size),
+            chosen,
+            tuple(steps),
+            Paths(sequences=sequences, batch_size=batch_size),
+            race or Race(),
+            ByTask(batch_size),
+            ByLikelihood(batch_size),
+        )
+        subject.task = subject.data.task
+        costs = evaluation.costs(subject)
+        checked = evaluation.check(subject, costs)
+        if checked:
+            return CheckedAdvice(tuple(checked))
+        if costs.profile is None:
+            raise UserError(
+                "nothing can check advice for a greedy sampler of text: give it tokens=mdm.samplers.TokenSampler()"
+            )
+        return Advices(costs.profile, chosen, tuple(advise(costs.profile, chosen, budget) for budget in steps))
 
     def _subject(self, texts: Iterable[str] | None = None, *, seed: int) -> Subject:
         """What evaluations measure: this model on given texts, or on the data that it comes with."""

@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
-from mdm_lightning.diffusion.schedule import BetaSchedule
-from mdm_lightning.evaluation.advice.figures import grid_figure
+from mdm_lightning.diffusion.schedule import BetaSchedule, MaskSchedule
+from mdm_lightning.evaluation.advice.checks import Checked
+from mdm_lightning.evaluation.advice.figures import grid_figure, race_figure
 from mdm_lightning.evaluation.advice.predicted import Advice, advice_table
+from mdm_lightning.evaluation.advice.verdicts import verdict
 from mdm_lightning.report.comparison.build import comparison_text, write_comparison
 from mdm_lightning.report.comparison.comparison import Compared, Comparison, Difference
 from mdm_lightning.report.comparison.tables import curves_figure, tables
@@ -180,3 +182,42 @@ class ComparedModels:
 
     def _repr_html_(self) -> str:
         return "".join(map(html_table, tables(self.comparison)))
+
+
+@dataclass(frozen=True)
+class CheckedAdvice:
+    """The best schedule per step budget, after a check on other instances.
+
+    Attributes:
+        found: per step budget, the proposals, their race and its confirmation.
+    """
+
+    found: Sequence[Checked]
+
+    def sampler(self, steps: int) -> Sampler:
+        """What to use for a step budget.
+
+        Raises:
+            KeyError: it was not asked for.
+        """
+        return {checked.steps: checked.use.sampler for checked in self.found}[steps]
+
+    def schedule(self, steps: int) -> MaskSchedule:
+        """Its schedule; what counts it gives depends on the sampler's rounding, too.
+
+        Raises:
+            KeyError: it was not asked for.
+        """
+        return self.sampler(steps).schedule
+
+    def plot(self) -> Figure:
+        """How the proposals fared in the race."""
+        return race_figure(self.found)
+
+    def __str__(self) -> str:
+        return "\n".join(verdict(checked) for checked in self.found)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{html.escape(verdict(checked))}</p>" for checked in self.found)

@@ -105,6 +105,22 @@ def test_profile_and_advice(model):
         model.profile(["too short"])
 
 
+def test_advice_for_an_order_that_looks_is_checked(model):
+    chosen = mdm.samplers.expected_confidence(tokens=mdm.samplers.TokenSampler())
+    texts = [" ".join(f"{a} plus {b} is {a + b}" for b in range(40)) for a in range(20)]
+    race = mdm.evaluations.Race(instances=10, first=5, confirm=10)
+    advice = model.advise([2], texts, sampler=chosen, sequences=8, race=race)
+    assert advice.sampler(2).order == chosen.order
+    assert advice.schedule(2) == advice.sampler(2).schedule
+    assert "2 steps: " in str(advice)
+    assert "policy nats per token" in advice._repr_html_()
+    assert len(advice.plot().axes) == 1
+    with pytest.raises(KeyError):
+        advice.schedule(3)
+    with pytest.raises(UserError, match="greedy sampler of text"):
+        model.advise([2], texts, sampler=mdm.samplers.expected_confidence(), sequences=8)
+
+
 def test_published_models_and_distributions(tmp_path):
     write_with_tokenizer(mdlm(), tmp_path)
     model = mdm.load(tmp_path, device="cpu", dtype=torch.float64)

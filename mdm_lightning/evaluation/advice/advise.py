@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mdm_lightning.arguments import check
+from mdm_lightning.arguments import check as check_argument
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.profile.step_costs import StepCosts
 from mdm_lightning.evaluation.advice import predicted, verdicts
 from mdm_lightning.evaluation.advice.checks import Check, Checked, verify
-from mdm_lightning.evaluation.advice.figures import grid_figure, landscape_figure
+from mdm_lightning.evaluation.advice.figures import grid_figure, landscape_figure, race_figure
 from mdm_lightning.evaluation.advice.paths import MeasuredPaths, Paths
 from mdm_lightning.evaluation.advice.predicted import Advice, advice_text, advise, gap_row, predictable
 from mdm_lightning.evaluation.advice.proposals import propose
@@ -35,6 +35,8 @@ class Costs(NamedTuple):
     """Validation sequences that were used up."""
     passes: int
     """Forward passes of single sequences."""
+    profile: LossProfile | None = None
+    """For positions in random order."""
 
 
 @dataclass(frozen=True)
@@ -69,42 +71,64 @@ class Advise:
     by_likelihood: Check | None = None
 
     def __post_init__(self) -> None:
-        check(self, "steps", bool(self.steps) and all(steps >= 1 for steps in self.steps), "positive numbers")
+        check_argument(self, "steps", bool(self.steps) and all(steps >= 1 for steps in self.steps), "positive numbers")
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:
         NotApplicable: no profile predicts a sampler with this count.
         """
+        costs = self.costs(subject)
+        found: list[Advice] = []
+        if costs.profile is not None:
+            found = [advise(costs.profile, self.sampler, steps) for steps in self.steps]
+            yield from self._predictions(subject, costs.profile, costs.sequences, found)
+        checked = self.check(subject, costs)
+        yield from verdicts.verdict_rows(checked, subject.data.name)
+        path = subject.outputs.file("advice.json", _to_json(found, checked))
+        words = [advice_text(found, costs.length, self.sampler, path)] if found else []
+        if checked:
+            subject.outputs.figure("race", race_figure(checked))
+            words.append(verdicts.verdict_text(checked, self.sampler, costs.passes, path))
+        elif not found:
+            words.append(self._unverified(costs))
+        subject.outputs.text("advice", "\n\n".join(words), markdown=True)
+
+    def costs(self, subject: Subject) -> Costs:
+        """What a step costs, by the profiles that suit the sampler's order.
+
+        Raises:
+            NotApplicable: no profile predicts a sampler with this count.
+        """
         count, order = self.sampler.count, self.sampler.order
-        looks, random = isinstance(order, PredictedOrder), isinstance(order, Random)
+        looks = isinstance(order, PredictedOrder)
         known = isinstance(count, PlannedCount) and not count.remasks if looks else predictable(self.sampler)
         if not known:
             raise NotApplicable(
                 "a loss profile predicts neither adaptive nor remasking counts, nor blocks; of orders that look at the "
                 "predictions a path profile does, in blocks too"
             )
-        found: list[Advice] = []
         if looks:
-            costs = path_costs(self.paths.measure(subject, self.sampler), task=subject.task is not None)
-        elif isinstance(order, StaticOrder) and not random:
-            measured = self.profile
+            return path_costs(self.paths.measure(subject, self.sampler), task=subject.task is not None)
+        measured = self.profile
+        if isinstance(order, StaticOrder) and not isinstance(order, Random):
             table = OrderCosts(order, measured.knots, measured.sequences, measured.batch_size).measure(subject)
             size = len(table.losses)
-            costs = Costs({"table of the order": table.costs}, table.length, 1, size, size * len(table.anchors))
-        else:
-            profile, size = self.profile.measure(subject)
-            found = [advise(profile, self.sampler, steps) for steps in self.steps]
-            yield from self._predictions(subject, profile, size, found)
-            costs = Costs({"loss profile": profile.costs}, profile.length, 1, size, size * len(profile.counts))
-        checked = self._check(subject, costs, proved=random and subject.task is None)
-        yield from verdicts.verdict_rows(checked, subject.data.name)
-        path = subject.outputs.file("advice.json", _to_json(found, checked))
-        words = [advice_text(found, costs.length, self.sampler, path)] if found else []
-        if checked:
-            words.append(verdicts.verdict_text(checked, self.sampler, costs.passes, path))
-        elif not random:
-            words.append(self._unverified(costs))
-        subject.outputs.text("advice", "\n\n".join(words), markdown=True)
+            return Costs({"table of the order": table.costs}, table.length, 1, size, size * len(table.anchors))
+        profile, size = measured.measure(subject)
+        return Costs({"loss profile": profile.costs}, profile.length, 1, size, size * len(profile.counts), profile)
+
+    def check(self, subject: Subject, costs: Costs) -> list[Checked]:
+        """The proposals for every budget after their race; none where there is nothing to check (likelihood in random
+        order is a theorem), or nothing to check with."""
+        greedy = self.sampler.tokens.temperature == 0  # gives other sequences than its own no probability
+        by_likelihood = None if greedy or costs.profile is not None else self.by_likelihood
+        chosen = by_likelihood if subject.task is None else self.by_task
+        if chosen is None or self.race is None:
+            return []
+        proposals = {
+            steps: propose(self.sampler, steps, costs.by_name, costs.length, costs.blocks) for steps in self.steps
+        }
+        return verify(self.race, chosen, subject, costs.sequences, proposals)
 
     def _predictions(self, subject: Subject, profile: LossProfile, size: int, found: Sequence[Advice]) -> Iterator[Row]:
         """What the loss profile says, as rows, figures and a file."""
@@ -116,18 +140,6 @@ class Advise:
             for schedule, gap in {**advice.gaps, "optimal counts": advice.optimal_gap}.items():
                 settings = {"data": subject.data.name, "steps": advice.steps, "schedule": schedule}
                 yield gap_row(gap, profile.length, size, settings)
-
-    def _check(self, subject: Subject, costs: Costs, *, proved: bool) -> list[Checked]:
-        """The proposals for every budget after their race; none where there is nothing to check or to check with."""
-        greedy = self.sampler.tokens.temperature == 0  # gives other sequences than its own no probability
-        by_likelihood = None if greedy else self.by_likelihood
-        chosen = by_likelihood if subject.task is None else self.by_task
-        if proved or chosen is None or self.race is None:
-            return []
-        proposals = {
-            steps: propose(self.sampler, steps, costs.by_name, costs.length, costs.blocks) for steps in self.steps
-        }
-        return verify(self.race, chosen, subject, costs.sequences, proposals)
 
     def _unverified(self, costs: Costs) -> str:
         """What the profiles propose, where nothing checks it."""

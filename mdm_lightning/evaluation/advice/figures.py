@@ -1,6 +1,6 @@
-"""Figures of the advice: where the chosen schedules put their steps, and how the gap depends on alpha and beta."""
+"""Figures of the advice: where the chosen schedules put their steps, how the gap depends on them, and the race."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from mdm_lightning.diffusion.profile.counts import alphas_on_grid
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule
+from mdm_lightning.evaluation.advice.checks import Checked
 
 LANDSCAPE = np.geomspace(0.1, 4, 41)  # values of alpha and of beta
 TICKS = (0.1, 0.3, 1, 3)
@@ -55,4 +56,24 @@ def landscape_figure(profile: LossProfile, chosen: Mapping[int, BetaSchedule]) -
         axes.minorticks_off()
     every[0].set_ylabel("beta")
     every[0].legend(loc="upper left")
+    return figure
+
+
+def race_figure(found: Sequence[Checked]) -> Figure:
+    """The proposals for each step budget by their scores in the race, with 95 % intervals; those that left early are
+    pale, what to use is red."""
+    most = max(len(checked.proposals) for checked in found)
+    figure = Figure(figsize=(5.2 * len(found), 1.2 + 0.32 * most), layout="constrained")
+    for axes, checked in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+        pairs = zip(checked.proposals, checked.outcome.runners, strict=True)
+        ranked = sorted(enumerate(pairs), key=lambda item: item[1][1].mean)
+        for place, (number, (_, runner)) in enumerate(ranked):
+            error = 1.96 * runner.scores.std(ddof=1) / len(runner.scores) ** 0.5
+            colour = "tab:red" if number == checked.outcome.use else "tab:blue"
+            shade = 0.35 if runner.left else 1.0
+            axes.errorbar(checked.sign * runner.mean, place, xerr=error, fmt="o", color=colour, alpha=shade)
+        labels = [pair[0].label if len(pair[0].label) < 36 else f"{pair[0].label[:33]}..." for _, pair in ranked]
+        axes.set_yticks(range(len(ranked)), labels, fontsize=8)
+        axes.set(title=f"{checked.steps} steps", xlabel=checked.metric.replace("_", " "))
+        axes.grid(alpha=0.3)
     return figure
