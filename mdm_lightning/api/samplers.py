@@ -1,6 +1,7 @@
 """Samplers: published ones as functions (``llada()``, ``maskgit()``, ...), and the parts to build one's own."""
 
 from mdm_lightning.sampling.blocks import Blocks
+from mdm_lightning.sampling.eos import EosFree, EosLast, EosNever
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.presets import (
@@ -24,6 +25,9 @@ from mdm_lightning.sampling.walk import walk
 
 __all__ = [
     "Blocks",
+    "EosFree",
+    "EosLast",
+    "EosNever",
     "Guidance",
     "Sampler",
     "SequenceNoise",

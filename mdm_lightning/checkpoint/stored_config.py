@@ -23,6 +23,7 @@ from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.errors import UserError
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import AdaptiveCount, PlannedCount
+from mdm_lightning.sampling.eos import EosRule
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.order import RevealOrder
 from mdm_lightning.sampling.sampler import Sampler
@@ -156,7 +157,7 @@ def check_run(config: Any, origin: object) -> dict[str, Any]:
         *PARTS,
         *(masking.IndependentMasking, masking.CountMasking, masking.StepMasking),
         *(timesteps.UniformTimes, timesteps.StratifiedTimes),
-        *(Sampler, PlannedCount, AdaptiveCount, RevealOrder, TokenSampler, Blocks, Guidance),
+        *(Sampler, PlannedCount, AdaptiveCount, RevealOrder, EosRule, TokenSampler, Blocks, Guidance),
         *(optimizer.AdamW, optimizer.Constant, optimizer.Cosine, optimizer.Linear),
         *(dashboards.TensorBoard, loggers.CsvLog, loggers.MlflowLog, loggers.WandbLog),
         *(strategy.FullySharded, schedule_watch.ScheduleWatch),

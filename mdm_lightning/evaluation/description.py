@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from mdm_lightning.sampling.eos import EosFree
 from mdm_lightning.sampling.sampler import Sampler
 
 
@@ -30,6 +31,8 @@ def describe_sampler(sampler: Sampler, steps: int | None = None) -> dict[str, st
         settings["top_p"] = tokens.top_p
     if tokens.banned:
         settings["banned"] = _value(tokens.banned)
+    if not isinstance(sampler.eos, EosFree):
+        settings["eos"] = describe(sampler.eos)
     if sampler.blocks.length is not None:
         settings["block_length"] = sampler.blocks.length
     if sampler.guidance.scale != 0:

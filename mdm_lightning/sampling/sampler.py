@@ -1,7 +1,7 @@
 """The sampler: one loop for every schedule, count, order and canvas."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from mdm_lightning.sampling.agenda import Adaptive, Agenda, PlannedCounts, Plann
 from mdm_lightning.sampling.blocks import Blocks, Part
 from mdm_lightning.sampling.canvas import Canvas
 from mdm_lightning.sampling.count import AdaptiveCount, PlannedCount, RevealCount, alpha_grid
+from mdm_lightning.sampling.eos import Ends, EosFree, EosLast, EosRule
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.order import Random, RevealOrder, StaticOrder
@@ -56,6 +57,8 @@ class Sampler:
         blocks: how the canvas is cut for semi-autoregressive generation.
         guidance: classifier-free guidance.
         steps: step budget of calls that name none.
+        eos: what becomes of predictions that end a text. A rule other than EosFree has to be told which tokens these
+            are (``for_tokenizer``); evaluations and ``mdm.load(...).sample`` do that.
 
     Raises:
         ValueError: the parts do not fit together.
@@ -68,6 +71,7 @@ class Sampler:
     blocks: Blocks = field(default_factory=Blocks)
     guidance: Guidance = field(default_factory=Guidance)
     steps: int | None = None
+    eos: EosRule = field(default_factory=EosFree)
 
     def __post_init__(self) -> None:
         budget = self.steps is None or (isinstance(self.steps, int) and self.steps >= 1)
@@ -77,6 +81,20 @@ class Sampler:
                 f"Sampler: {type(self.count).__name__} masks positions at random and works with the order Random only, "
                 f"got {type(self.order).__name__}"
             )
+        if isinstance(self.eos, EosLast) and isinstance(self.order, StaticOrder):
+            raise ValueError(
+                f"Sampler: EosLast looks at drawn tokens, but the order {type(self.order).__name__} chooses positions "
+                "before anything is drawn; choose another order, such as Confidence"
+            )
+
+    def for_tokenizer(self, ends: Ends) -> "Sampler":
+        """The same sampler with its rule for EOS put into ``tokens`` and ``order``.
+
+        Args:
+            ends: the tokens that end a text: a ``Tokenizer``.
+        """
+        tokens, order = self.eos.tokens(self.tokens, ends), self.eos.order(self.order, ends)
+        return replace(self, tokens=tokens, order=order, eos=EosFree())
 
     def __call__(
         self,
@@ -138,6 +156,10 @@ class Sampler:
         return Samples(tokens.clone(), nfe, sequence_nfe.clone(), revealed_at.clone())
 
     def _check(self, denoiser: Denoiser, canvas: Tensor, noise: SequenceNoise, padding: Tensor | None) -> None:
+        if not isinstance(self.eos, EosFree):
+            raise ValueError(
+                f"Sampler: {type(self.eos).__name__} does not know which tokens end a text; call for_tokenizer first"
+            )
         if canvas.ndim != 2 or canvas.dtype != torch.int64:
             raise ValueError(f"Sampler: canvas must be int64 of shape (b, l), got {canvas.dtype} {tuple(canvas.shape)}")
         if padding is not None and (padding.shape != canvas.shape or padding.dtype != torch.bool):

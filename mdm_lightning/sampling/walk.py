@@ -16,7 +16,7 @@ with planned counts, the path that always reveals the m most confident true toke
     Q = prod_{i in A} q_i(x_i) prod_{j masked, not in A} P_{y ~ q_j}[position j then ranks behind A],
 
 and -log of it bounds -log P_K(x) from above. At temperature 0 a drawn token is the most probable one, and the choice is
-value-blind again.
+value-blind again, also with EOS ranked last (``eos.py``). EOS that is never predicted is part of q.
 """
 
 from collections.abc import Callable
@@ -31,6 +31,7 @@ from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.sampling.agenda import Work
 from mdm_lightning.sampling.canvas import Canvas
 from mdm_lightning.sampling.count import AdaptiveCount, PlannedCount
+from mdm_lightning.sampling.eos import EosLast, RankedLast
 from mdm_lightning.sampling.evidence import confidence
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.order import Confidence
@@ -76,11 +77,19 @@ def kind_of_walk(sampler: Sampler) -> Kind:
         ValueError: nothing: the sampler masks again, or looks at drawn tokens in a way that has no bound.
     """
     count, order = sampler.count, sampler.order
+    eos_last = isinstance(sampler.eos, EosLast) or isinstance(order, RankedLast)
+    if isinstance(order, RankedLast):
+        order = order.order
     if isinstance(count, PlannedCount) and count.remasks:
         raise ValueError(f"walk: {type(count).__name__} masks positions again, so many paths end in one sequence")
     if isinstance(order, Confidence) and order.noise > 0:
         raise ValueError("walk: the order Confidence with noise looks at drawn tokens, and its paths have no bound")
     if sampler.tokens.temperature > 0:
+        if eos_last:
+            raise ValueError(
+                "walk: where EOS was drawn is revealed last, and such paths have no bound; at temperature 0 they have "
+                "an exact likelihood"
+            )
         if isinstance(count, AdaptiveCount) and (count.reads_tokens or order.reads_tokens):
             raise ValueError(
                 f"walk: {type(count).__name__} in the order {type(order).__name__} looks at drawn tokens, and its "

@@ -153,7 +153,7 @@ class GeneratedText(Callback):
     """
 
     def __init__(self, sampler: Sampler, data: PreparedData, sequences: int = 2, seed: int = 0) -> None:
-        self.sampler = sampler
+        self.sampler = sampler.for_tokenizer(data.tokenizer)
         self.data = data
         self.sequences = min(sequences, len(data.validation))
         self.seed = seed

@@ -214,6 +214,10 @@ evaluation=likelihood estimator=policy count=confidence_threshold order=confiden
 order=minimum_distance order.distance=0 | order.distance must be at least 1
 count=dilated_sizes count.base=1 | count.base must be at least 2
 sampler.guidance.scale=inf | sampler.guidance.scale must be finite
+eos=nevr | did you mean never?
+eos=last | EosLast looks at drawn tokens, but the order Random chooses positions before
+eos=never eos.turns=2 | eos.turns must be
+evaluation=likelihood estimator=policy sampler=llada tokens=categorical eos=last | and such paths have no bound
 sampler=remdm order=confidence | works with the order Random only
 sampler=remdm count.eta=2 | count.eta must be from 0 to 1
 tokens.temperature=-1 | tokens.temperature must be finite and not negative

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mdm_lightning.checkpoint.run import Run
@@ -14,6 +15,7 @@ from mdm_lightning.commands.resume import changes, chosen_groups, refuse_changes
 from mdm_lightning.data.tasks.sudoku import Sudoku
 from mdm_lightning.data.tokenizer.tokenizer import from_characters
 from mdm_lightning.errors import UserError
+from mdm_lightning.sampling.eos import EosFree
 
 CONF = Path(__file__).parents[2] / "conf"
 BEGAN = (
@@ -80,6 +82,13 @@ def test_the_settings_outlive_the_defaults():
     run.config["training"]["global_batch_size"] = 96
     config, found = go_on(run)
     assert (config.optimizer.weight_decay, config.training.global_batch_size, found) == (0.123, 96, {})
+
+
+def test_a_run_of_before_there_were_rules_for_eos_goes_on():
+    run = begin(*BEGAN)
+    del run.config["eos"], run.config["sampler"]["eos"]
+    config, _ = go_on(run)
+    assert isinstance(instantiate(config.sampler).eos, EosFree)
 
 
 def test_values_of_the_command_line_count_and_what_follows_from_them():

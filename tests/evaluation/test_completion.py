@@ -1,5 +1,7 @@
 """Prompts of different lengths in one batch are completed as if each were alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from mdm_lightning.evaluation.base import Subject
 from mdm_lightning.evaluation.generation.completion import Prompt, complete
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import Binomial, Expected
+from mdm_lightning.sampling.eos import EosNever
 from mdm_lightning.sampling.order import Confidence, Random
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
@@ -59,6 +62,17 @@ def test_as_if_alone(model, name, batch_size):
         assert [(c.tokens, c.nfe) for c in together] == [(c.tokens, c.nfe) for c in expected]
     assert [len(c.tokens) for c in alone] == [prompt.length for prompt in PROMPTS]
     assert all(0 <= token < VOCABULARY.vocab_size for c in alone for token in c.tokens)
+
+
+def test_the_tokenizer_says_which_tokens_end_a_text(model):
+    on = subject(model)
+    eos, pad = on.tokenizer.eos_id, on.tokenizer.pad_id
+    prompts = [Prompt([1, 2, 3], 16, key) for key in range(16)]
+    free = SAMPLERS["ancestral"]
+    never = replace(free, eos=EosNever())
+    ended = [{eos, pad} & {t for c in complete(on, sampler, prompts, 4) for t in c.tokens} for sampler in (free, never)]
+    assert ended[0]
+    assert not ended[1]
 
 
 def test_noise_belongs_to_the_index():

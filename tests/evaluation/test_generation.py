@@ -21,6 +21,7 @@ from mdm_lightning.evaluation.generation.scorers import NgramScorer, NoScorer, S
 from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import Binomial, EntropyBounded, LargestRemainder
+from mdm_lightning.sampling.eos import EosLast, EosNever
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.order import Confidence, Random
 from mdm_lightning.sampling.remask import RemaskCapped
@@ -234,6 +235,9 @@ def test_different_samplers_are_described_differently():
         replace(plain, tokens=TokenSampler(banned=[3])),
         replace(plain, blocks=Blocks(4)),
         replace(plain, guidance=Guidance(1.0)),
+        replace(plain, eos=EosNever()),
+        replace(plain, eos=EosNever(turns=True)),
+        replace(plain, eos=EosLast()),
     ]
     described = [tuple(describe_sampler(sampler).items()) for sampler in [plain, *others]]
     assert len(set(described)) == len(described)

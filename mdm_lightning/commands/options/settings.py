@@ -167,6 +167,7 @@ class Common:
     count: Component
     order: Component
     tokens: Component
+    eos: Component
     trainer: Component
     logger: Mapping[str, Component]
 

@@ -45,10 +45,22 @@ log = logging.getLogger(__name__)
 Main = Callable[[], object]
 
 # What all cells of a folder must agree on, where no axis changes it. Schedules and step budgets are the cells' own.
-AGREED = ("evaluation", "scorer", "estimator", "data", "seed", "prompt", "suffix", "count", "order", "tokens")
+AGREED = (
+    "evaluation",
+    "scorer",
+    "estimator",
+    "data",
+    "seed",
+    "prompt",
+    "suffix",
+    "count",
+    "order",
+    "tokens",
+    "eos",
+)
 
 # Of a sampler, what has a group or an axis of its own.
-OF_THEIR_OWN = {"schedule", "count", "order", "tokens", "steps"}
+OF_THEIR_OWN = {"schedule", "count", "order", "tokens", "eos", "steps"}
 
 
 def sweep(arguments: Sequence[str], main: Main, conf: Path) -> None:

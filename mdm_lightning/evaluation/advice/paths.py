@@ -78,7 +78,7 @@ class Paths:
         longest = int(lengths.max())
         width = min(sampler.blocks.length or longest, longest)
         blocks = -(-lengths // width)
-        walk = _Walk(subject, sampler, width, self.knots)
+        walk = _Walk(subject, sampler.for_tokenizer(subject.tokenizer), width, self.knots)
         # In a batch all sequences have as many blocks, hence as many steps.
         groups = [[i for i, own in zip(indices, blocks, strict=True) if own == number] for number in np.unique(blocks)]
         units = [group[s : s + self.batch_size] for group in groups for s in range(0, len(group), self.batch_size)]

@@ -40,6 +40,7 @@ def complete(subject: Subject, sampler: Sampler, prompts: Sequence[Prompt], batc
     sizes = [(len(tokens) + length, length) for tokens, length, _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: sizes[i], reverse=True)
     units = [[prompts[order[place]] for place in unit] for unit in batches(len(order), batch_size)]
+    resolved = sampler.for_tokenizer(subject.tokenizer)
 
     def fill(unit: Sequence[Prompt]) -> list[Completion]:
         longest = max(len(prompt.tokens) + prompt.length for prompt in unit)
@@ -49,7 +50,7 @@ def complete(subject: Subject, sampler: Sampler, prompts: Sequence[Prompt], batc
             canvas[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
             padding[row, : len(tokens) + length] = False
         started = time.perf_counter()
-        samples = sampler(
+        samples = resolved(
             subject.denoiser,
             canvas.to(subject.device),
             SequenceNoise(subject.seed, [prompt.key for prompt in unit]),

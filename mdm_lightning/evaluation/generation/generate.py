@@ -49,13 +49,15 @@ def generate(
         description: what the progress bar says.
     """
 
+    resolved = sampler.for_tokenizer(subject.tokenizer)
+
     def all_masked(indices: range) -> Int64[Tensor, "b l"]:
         return torch.full((len(indices), subject.length), subject.denoiser.mask_id)
 
     def complete(indices: range) -> GeneratedBatch:
         canvas = (canvas_of or all_masked)(indices)
         started = time.perf_counter()
-        samples = sampler(
+        samples = resolved(
             subject.denoiser,
             canvas.to(subject.device),
             SequenceNoise(subject.seed, indices),

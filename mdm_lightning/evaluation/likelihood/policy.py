@@ -100,7 +100,7 @@ class Policy:
         passes = torch.zeros_like(chances)
         for draw in range(draws):
             walked = walk(
-                self.sampler,
+                self.sampler.for_tokenizer(subject.tokenizer),
                 subject.denoiser,
                 tokens.to(subject.device),
                 maskable.to(subject.device),

@@ -27,6 +27,7 @@ from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.sampling.count import Binomial, FixedCount, PlannedCount
+from mdm_lightning.sampling.eos import EosFree
 from mdm_lightning.sampling.order import Random
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
@@ -215,10 +216,11 @@ def _enumerable_count(sampler: Sampler) -> Binomial | FixedCount:
     """
     count, one_block = sampler.count, sampler.blocks.length is None
     plain = sampler.tokens == TokenSampler() and sampler.guidance.scale == 0 and one_block
+    plain = plain and isinstance(sampler.eos, EosFree)
     if not (plain and isinstance(sampler.order, Random) and isinstance(count, Binomial | FixedCount)):
         raise NotApplicable(
             "evaluation=exact_distribution enumerates order=random with a planned count (binomial, expected, ...), "
-            "without temperature, top-k, top-p, guidance and blocks"
+            "without temperature, top-k, top-p, rules for EOS, guidance and blocks"
         )
     return count
 
