@@ -70,26 +70,16 @@ def sweep() -> None:
     prepare_to_stop()
     if _asks("sweep"):
         return
-    import hydra
-
     from mdm_lightning.commands.command import run_command
     from mdm_lightning.commands.options.unread import check_ahead
 
-    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="sweep")(_cell)
-
     def check_and_sweep() -> None:
         check_ahead(sys.argv[1:], CONF, "sweep")
-        from mdm_lightning.commands.sweep.sweep import sweep as run_sweep
+        from mdm_lightning.commands.sweep.sweep import sweep as job
 
-        run_sweep(sys.argv[1:], main, CONF)
+        job(sys.argv[1:], CONF)
 
     run_command(check_and_sweep, CONF, "sweep")
-
-
-def _cell(config: Any) -> float:
-    from mdm_lightning.commands.sweep.cell import run_cell
-
-    return run_cell(config)
 
 
 def _asks(name: str) -> bool:

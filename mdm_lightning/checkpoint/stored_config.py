@@ -9,7 +9,9 @@ package where their kind lives, or in modules that the user has said to trust.
 import importlib
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from mdm_lightning.data.source import Source
@@ -63,7 +65,19 @@ _MOVED = {
     "mdm_lightning.evaluation.likelihood.advice": "mdm_lightning.evaluation.advice.predicted",
 }
 
+_typed: ContextVar[frozenset[str]] = ContextVar("typed", default=frozenset())
+
 T = TypeVar("T")
+
+
+@contextmanager
+def trusting(modules: Iterable[str]) -> Iterator[None]:
+    """Within it, stored configurations may also name classes of these modules: what was typed itself is trusted."""
+    token = _typed.set(frozenset(modules))
+    try:
+        yield
+    finally:
+        _typed.reset(token)
 
 
 def plain_copy(config: Any, origin: object) -> Any:
@@ -249,5 +263,5 @@ def _folder(kind: type) -> str:
 
 
 def _is_trusted(module: str) -> bool:
-    trusted = [name.strip() for name in os.environ.get(TRUST, "").split(",")]
+    trusted = {*_typed.get(), *(name.strip() for name in os.environ.get(TRUST, "").split(","))}
     return any(name and f"{module}.".startswith(f"{name}.") for name in trusted)

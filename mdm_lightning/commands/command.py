@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mdm_lightning.commands.causes import cause
 from mdm_lightning.commands.folders import discard_new
 from mdm_lightning.commands.options.command_line import explain_composition, readable
+from mdm_lightning.commands.options.flags import flags_first, read_flags
 from mdm_lightning.commands.options.unread import check_options
 from mdm_lightning.commands.program import typed, typed_again, typed_path
 from mdm_lightning.errors import UserError
@@ -61,10 +62,12 @@ def run_command(main: Callable[[], object], conf: Path, name: str) -> None:
     arguments = sys.argv[1:]
 
     def compose_and_run() -> object:
+        flags, overrides = read_flags(arguments, conf, name)
+        sys.argv[1:] = flags_first(arguments, conf, name)
         try:
             return main()
         except (HydraException, OmegaConfBaseException) as error:
-            explained = explain_composition(error, arguments, conf, name)
+            explained = explain_composition(error, overrides, conf, flags.name)
             if explained is error:  # which must not become its own cause
                 raise
             raise explained from error

@@ -20,6 +20,7 @@ from mdm_lightning.commands.compare import compare_runs
 from mdm_lightning.commands.export import choose_layout, export, refuse_occupied
 from mdm_lightning.commands.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
 from mdm_lightning.commands.options.command_line import override
+from mdm_lightning.commands.options.flags import same_command
 from mdm_lightning.commands.origin import choose_origin, describe_origin, find_origin, needs_checkpoint
 from mdm_lightning.commands.precision import precision_context
 from mdm_lightning.commands.results import Results
@@ -50,8 +51,8 @@ def evaluate(config: DictConfig) -> None:
         return
     ranks = local_ranks(config.trainer)
     if ranks > 1 and not ranks_exist():
-        others = [typed for typed in hydra.overrides.task if not typed.startswith("ckpt=")]
-        launch_ranks(ranks, [*others, choose_origin(origin), override("hydra.run.dir", str(output.resolve()))])
+        pinned = choose_origin(origin), override("hydra.run.dir", str(output.resolve()))
+        launch_ranks(ranks, same_command(hydra, *pinned), hydra.runtime.cwd)
         return
     processes = join_ranks(progress=config.trainer.enable_progress_bar)
     with processes.together(explain):

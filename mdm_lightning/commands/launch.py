@@ -145,10 +145,14 @@ def _patient_group() -> Any:
     return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=7))
 
 
-def launch_ranks(ranks: int, arguments: Sequence[str]) -> None:
+def launch_ranks(ranks: int, arguments: Sequence[str], directory: str | None = None) -> None:
     """Runs this command again, once per rank, and waits for all of them.
 
-    The arguments should name the output folder, so that all ranks agree on it.
+    The arguments should name the output folder, so that all ranks agree on it, and mean relative paths as this
+    command did.
+
+    Args:
+        directory: from which the command was called, if this process may have left it.
 
     Signals are passed on to every rank, and the ranks decide what to do about them. When a rank fails, the others are
     told to stop and, stuck in a collective as they may be, killed a little later. When this process ends, however it
@@ -165,6 +169,7 @@ def launch_ranks(ranks: int, arguments: Sequence[str]) -> None:
         processes = [
             subprocess.Popen(
                 command,
+                cwd=directory,
                 env=os.environ
                 | _environment(rank, ranks, meeting.port)
                 | {ERROR_FILE: str(errors[rank]), LAUNCHER: str(theirs)},

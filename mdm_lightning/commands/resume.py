@@ -54,7 +54,8 @@ def resumed_config(today: DictConfig, run: Run, hydra: HydraConf) -> DictConfig:
         UserError: something is to change that cannot, or the checkpoint would have something foreign built.
     """
     name, ours = hydra.job.config_name or "train", safe_choices(run.path, run.choices)
-    own, chosen = _compose(name, ours), _compose(name, chosen_groups(hydra, run))
+    searched = list(hydra.overrides.hydra)  # where to find the groups' files
+    own, chosen = _compose(name, [*searched, *ours]), _compose(name, [*searched, *chosen_groups(hydra, run)])
     now: StoredSettings = OmegaConf.to_container(today, resolve=False)  # pyright: ignore[reportAssignmentType]
     stored: StoredSettings = deepcopy(run.config)
     if run.choices is None:  # a run of before they were kept: which logger it had is not known

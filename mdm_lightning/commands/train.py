@@ -31,6 +31,7 @@ from mdm_lightning.commands.launch import (
     world_size,
 )
 from mdm_lightning.commands.options.command_line import override
+from mdm_lightning.commands.options.flags import same_command
 from mdm_lightning.commands.options.unread import check_objects
 from mdm_lightning.commands.precision import refuse_low_precision, stored_precision
 from mdm_lightning.commands.resume import changes, chosen_groups, refuse_changes, resumed_config
@@ -98,7 +99,7 @@ def _train(config: DictConfig, output: Path) -> float | None:
     accumulation(config.training.global_batch_size, config.training.batch_size, world_size(config.trainer, ranks))
     refuse_low_precision(config.trainer)
     if ranks > 1 and not ranks_exist():
-        launch_ranks(ranks, [*hydra.overrides.task, override("hydra.run.dir", str(output))])
+        launch_ranks(ranks, same_command(hydra, override("hydra.run.dir", str(output))), hydra.runtime.cwd)
         return None
     try:
         return _fit(config, start, choices, output)

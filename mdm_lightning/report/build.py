@@ -5,7 +5,7 @@ Built again from the same cells, every file is the same to the last byte.
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -37,8 +37,19 @@ FIGURES = "figures"
 DPI = 130
 
 
-def build_report(folder: Path) -> Path:
+Show = Callable[[str, Figure], object]
+
+
+def _nowhere(name: str, figure: Figure) -> None:
+    """Shows a figure to nobody."""
+
+
+def build_report(folder: Path, show: Show = _nowhere) -> Path:
     """Writes ``results.csv``, ``table.md``, ``table.tex``, ``figures/*.png`` and ``report.html`` into a sweep folder.
+
+    Args:
+        folder: of a sweep.
+        show: receives every figure, with its name.
 
     Returns:
         The path of the page.
@@ -50,7 +61,7 @@ def build_report(folder: Path) -> Path:
     objectives = sweep.objectives()
     judged = [list(sections(columns(sweep, objective)).values()) for objective in objectives]
     parts = [part for of_one in judged for part in of_one]
-    described = [_section(part) for part in parts]
+    described = [_section(part, show) for part in parts]
     overviews = [table for of_one in judged if (table := overview_table(of_one)) is not None]
     (folder / FIGURES).mkdir(exist_ok=True)
     for section in described:
@@ -65,20 +76,24 @@ def build_report(folder: Path) -> Path:
     return folder / REPORT
 
 
-def _section(part: Sequence[Column]) -> Section:
+def _section(part: Sequence[Column], show: Show) -> Section:
     latest_first = stages(part)[::-1]
     # The grid has the most schedules to rank.
     predictions = [found for column in latest_first[-1] if (found := prediction(column)) is not None]
     compared = [table for stage in latest_first if (table := difference_table(stage)) is not None]
+    title, figures = conditions(part[0].others), section_figures(part)
+    pictures = _pictures(figures)  # first: whoever is shown a figure may change it
+    for name, figure in figures.items():
+        show(f"{name} ({title})" if title else name, figure)
     return Section(
-        title=conditions(part[0].others),
+        title=title,
         verdicts=[verdict(column) for column in preferred(part)],
         scores=[score_table(stage) for stage in latest_first],
         costs=[table for stage in latest_first if (table := cost_table(stage)) is not None],
         details=[*compared, *(comparison_table(column) for stage in latest_first for column in stage)],
         prediction=[prediction_table(predictions), agreement_table(predictions)] if predictions else [],
         covered=all(found.covered for found in predictions),
-        pictures=_pictures(section_figures(part)),
+        pictures=pictures,
     )
 
 

@@ -7,27 +7,12 @@ from matplotlib.figure import Figure
 from mdm_lightning.checkpoint.stored_config import build
 from mdm_lightning.diffusion.schedule import LinearSchedule, MaskSchedule
 from mdm_lightning.evaluation.figures import schedule_figure
-from mdm_lightning.report.columns import Column, columns, preferred, sections, stages
+from mdm_lightning.report.columns import Column, preferred, stages
 from mdm_lightning.report.heatmap import heatmap_figure
 from mdm_lightning.report.lines import place, steps_figure
-from mdm_lightning.report.notation import conditions
 from mdm_lightning.report.pareto import pareto_figure
-from mdm_lightning.report.records import ANY, Sweep
+from mdm_lightning.report.records import ANY
 from mdm_lightning.report.verdict import verdict
-
-
-def figures(sweep: Sweep) -> dict[str, Figure]:
-    """All figures of a sweep by name; a section's conditions are part of the name if there are several sections.
-
-    Raises:
-        UserError: the metric that ``sweep.json`` names does not judge the cells.
-    """
-    drawn: dict[str, Figure] = {}
-    for objective in sweep.objectives():
-        for others, section in sections(columns(sweep, objective)).items():
-            suffix = f" ({conditions(others)})" if others else ""
-            drawn.update({name + suffix: figure for name, figure in section_figures(section).items()})
-    return drawn
 
 
 def section_figures(section: Sequence[Column]) -> dict[str, Figure]:

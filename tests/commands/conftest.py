@@ -96,6 +96,7 @@ def _run(script: str, arguments: list[str], folder: Path, environment: dict[str,
 def _execute(command: Sequence[str], environment: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)  # as a new interpreter does
     # After a fork torch makes its pool of threads anew when this is called, which two threads must not do at once.
     torch.set_num_threads(1)
     sys.argv = list(command)

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from mdm_lightning.commands import launch
 
@@ -22,9 +23,9 @@ def serve(number: int, run: Run) -> None:
     """
     waiting = [_Rank(run) for _ in range(number)]
 
-    def start(command: Sequence[str], env: Mapping[str, str], pass_fds: Sequence[int]) -> "_Rank | subprocess.Popen":
+    def start(command: Sequence[str], env: Mapping[str, str], **options: Any) -> "_Rank | subprocess.Popen":
         if not waiting:
-            return subprocess.Popen(command, env=env, pass_fds=pass_fds)
+            return subprocess.Popen(command, env=env, **options)
         # They were forked before the launcher made its pipe, and do not have it.
         return waiting.pop(0).begin(command, {name: value for name, value in env.items() if name != launch.LAUNCHER})
 

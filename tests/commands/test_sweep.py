@@ -98,7 +98,7 @@ def test_tensorboard_has_a_run_per_cell(finished):
     (run,) = (run for run in runs if "schedule.alpha=0.9" in run.name and "sampler.steps=4" in run.name)
     row = cell.row("accuracy")
     assert row is not None
-    assert scalars(run)["accuracy"] == {0: pytest.approx(row.value, rel=1e-6)}
+    assert scalars(run)["sweep/accuracy"] == {0: pytest.approx(row.value, rel=1e-6)}
 
 
 def test_a_cell_is_an_evaluation(finished, evaluate, task_model, tmp_path):

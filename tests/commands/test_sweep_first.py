@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mdm_lightning.commands import launch
-from mdm_lightning.commands.sweep.sweep import prepare_evaluations, refuse_metric
+from mdm_lightning.commands.sweep.run import prepare_evaluations, refuse_metric
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import NoData, NotApplicable, Subject
 from mdm_lightning.evaluation.generation.quality import Generation

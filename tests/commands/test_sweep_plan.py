@@ -5,7 +5,8 @@ import itertools
 import pytest
 from omegaconf import OmegaConf
 
-from mdm_lightning.commands.sweep.plan import SweepPlan, parse
+from mdm_lightning.commands.options.command_line import parse
+from mdm_lightning.commands.sweep.plan import SweepPlan, combinations
 from mdm_lightning.errors import UserError
 
 SETTINGS = {"alpha": [0.3, 0.9], "beta": [0.5], "steps": [8, 16], "baselines": ["linear", "sine"]}
@@ -23,16 +24,11 @@ def plan(*arguments: str, **settings: object) -> SweepPlan:
 
 
 def cells(runs: list[list[str]]) -> set[frozenset[str]]:
-    """The options of every cell, as Hydra's basic sweeper makes them of the multiruns; none is there twice."""
+    """The options of every cell of the multiruns; none is there twice."""
     found = []
-    for run in runs:
-        axes = []
-        for override in parse(run):
-            values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_string()]
-            axes.append([f"{override.key_or_group}={value}" for value in values])
-        for options in itertools.product(*axes):
-            assert len({option.split("=")[0] for option in options}) == len(options), f"twice in {options}"
-            found.append(frozenset(options))
+    for options in (options for run in runs for options in combinations(run)):
+        assert len({option.split("=")[0] for option in options}) == len(options), f"twice in {options}"
+        found.append(frozenset(options))
     assert len(set(found)) == len(found)
     return set(found)
 

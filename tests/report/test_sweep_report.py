@@ -3,6 +3,7 @@
 import csv
 import html.parser
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from matplotlib.figure import Figure
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row
 from mdm_lightning.report.build import build_report
-from mdm_lightning.report.figures import figures
+from mdm_lightning.report.columns import columns, sections
+from mdm_lightning.report.figures import section_figures
 from mdm_lightning.report.html import html_table
 from mdm_lightning.report.markup import escape_latex, latex, markdown
 from mdm_lightning.report.notation import number, p_value, signed
-from mdm_lightning.report.records import Sweep
+from mdm_lightning.report.records import Cell, Sweep
 from mdm_lightning.report.tables import Item, Table, results_csv
 from mdm_lightning.tables import escape_markdown
 from tests.report.synthetic_sweep import failed_cell, make_cell, make_sweep, write_sweep
@@ -143,7 +145,9 @@ def test_tables_are_in_the_papers_layout(report):
 
 def test_each_combination_of_the_other_axes_has_a_section(tmp_path):
     cells = [make_cell(name, 16, order=order) for name in ("linear", "sine") for order in ("random", "margin")]
-    text = build_report(write_sweep(tmp_path, cells)).read_text("utf-8")
+    shown: dict[str, Figure] = {}
+    text = build_report(write_sweep(tmp_path, cells), shown.__setitem__).read_text("utf-8")
+    assert {name.partition(" (")[2] for name in shown} == {"order = margin)", "order = random)"}
     assert "What to use: order = margin" in text
     assert "What to use: order = random" in text
     assert len(list((tmp_path / "figures").iterdir())) == 6
@@ -154,9 +158,17 @@ def shown(figure: Figure) -> set[str]:
     return {text.get_text() for legend in figure.legends for text in legend.get_texts()}
 
 
+def figures(cells: Sequence[Cell]) -> dict[str, Figure]:
+    """The figures of a sweep of one objective and one section."""
+    sweep = Sweep({}, cells)
+    (objective,) = sweep.objectives()
+    (section,) = sections(columns(sweep, objective)).values()
+    return section_figures(section)
+
+
 def test_figures_show_the_best_and_the_baselines():
     cells = make_sweep(budgets=(16, 32, 64))
-    drawn = figures(Sweep({}, cells))
+    drawn = figures(cells)
     lines = shown(drawn["score against steps"])
     assert {"linear", "cosine", "sine", "squared sine", "other Beta pairs"} < lines
     best = [max((c for c in cells if c.steps == k and c.alpha), key=lambda c: c.rows[0].value) for k in (16, 32, 64)]
@@ -174,7 +186,7 @@ def test_figures_show_the_best_and_the_baselines():
 def test_tiles_lie_where_their_parameters_say():
     """The number on the tile at (alpha, beta) is that cell's score, and the best one is starred."""
     cells = make_sweep(budgets=(16,))
-    axes = figures(Sweep({}, cells))["score over alpha and beta"].axes[0]
+    axes = figures(cells)["score over alpha and beta"].axes[0]
     alphas = [float(tick.get_text()) for tick in axes.get_xticklabels()]
     betas = [float(tick.get_text()) for tick in axes.get_yticklabels()]
     written = {tuple(map(round, text.get_position())): text.get_text() for text in axes.texts}

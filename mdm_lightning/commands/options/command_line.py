@@ -26,16 +26,26 @@ _CHOICE = re.compile(r"choice\(.*\)", re.DOTALL)
 _OWN_GRAMMAR = re.compile(r"""[\[{"']|\w+\(.*\)$""", re.DOTALL)
 
 
+def parse(arguments: Sequence[str]) -> list[Override]:
+    """The overrides of a command line.
+
+    Raises:
+        HydraException: an argument is no override.
+    """
+    return OverridesParser.create().parse_overrides(list(arguments))
+
+
+def line(override: Override) -> str:
+    """An override as it was typed."""
+    assert override.input_line is not None
+    return override.input_line
+
+
 def override(key: str, text: str) -> str:
     """The argument that gives an option a text, whatever characters are in it."""
     escaped = re.sub(r"(\\*)(\$\{)", r"\1\1\\\2", text)
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), escaped)
     return f"{key}='{escaped}'"
-
-
-def parse(overrides: Sequence[str]) -> list[Override]:
-    """Overrides as Hydra understands them."""
-    return OverridesParser.create().parse_overrides(list(overrides))
 
 
 def readable(arguments: Sequence[str]) -> list[str]:

@@ -1,21 +1,13 @@
-"""One cell of a sweep: a Hydra job that evaluates the loaded checkpoint under one combination of options.
+"""One cell of a sweep: what the loaded model is worth under one combination of options."""
 
-Hydra hands a job its configuration and nothing else, so what lives as long as the process (the checkpoint, the data) is
-kept in this module.
-"""
-
-import json
 import logging
-import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from copy import deepcopy
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
@@ -23,11 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from mdm_lightning.commands.callbacks import build_loggers
 from mdm_lightning.commands.command import explain
 from mdm_lightning.commands.evaluate import build_evaluations, run_evaluations
-from mdm_lightning.commands.launch import join_ranks
-from mdm_lightning.commands.origin import find_origin, needs_checkpoint
+from mdm_lightning.commands.options.command_line import line, parse
 from mdm_lightning.commands.precision import precision_context
-from mdm_lightning.commands.subject import load_subject
-from mdm_lightning.commands.sweep.progress import PROGRESS
+from mdm_lightning.commands.sweep.progress import SweepProgress
 from mdm_lightning.data.source import digest
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.evaluation.advice.predicted import gap_row, predictable, predicted_gap
@@ -41,11 +31,44 @@ from mdm_lightning.training.dashboards import TensorBoard
 log = logging.getLogger(__name__)
 
 # Options that do not change a cell's numbers, or that are the same for the whole sweep.
-SHARED = {"ckpt", "cache_dir", "data", "debug", "logger", "published", "run_dir", "sweep", "tokenizer", "trainer"}
+SHARED = {
+    "ckpt",
+    "cache_dir",
+    "data",
+    "debug",
+    "hydra",
+    "logger",
+    "published",
+    "run_dir",
+    "sweep",
+    "tokenizer",
+    "trainer",
+}
 
 
-def run_cell(config: DictConfig) -> float:
-    """Evaluates one cell, writes its file, and returns what it is judged by: the worst there is, if it failed.
+@dataclass(frozen=True)
+class Combination:
+    """One combination of options, composed.
+
+    Attributes:
+        config: the configuration.
+        choices: what was chosen of each of its groups.
+        axes: the overrides that tell the sweep's cells apart, with this cell's values.
+    """
+
+    config: DictConfig
+    choices: Mapping[str, Any]
+    axes: Mapping[str, str]
+
+
+def axes(overrides: Collection[str], shared: Collection[str]) -> dict[str, str]:
+    """Of a cell's overrides those that tell it apart: all but those of options that are shared."""
+    values = {o.key_or_group: line(o).partition("=")[2] for o in parse(list(overrides)) if not o.is_hydra_override()}
+    return {key: value for key, value in values.items() if key not in shared}
+
+
+def run_cell(combination: Combination, subject: Subject, progress: SweepProgress | None = None) -> Row | None:
+    """Evaluates one cell, writes its file, and returns the row that it is judged by; None if it failed.
 
     A cell that fails on one process fails on all of them, is recorded with its message, and the sweep goes on. A cell
     that is finished already is not run again.
@@ -54,36 +77,22 @@ def run_cell(config: DictConfig) -> float:
         NotApplicable: the evaluation does not suit the data, or nothing that it measures is what the sweep is to be
             judged by, so that no cell could succeed.
     """
-    started, ignored = time.perf_counter(), ignored_options(config)
-    config = neutral(config, ignored)
-    subject, folder, identity = sweep_subject(config), Path(config.sweep.dir), _identity(config)
+    started, ignored = time.perf_counter(), ignored_options(combination.config)
+    config = neutral(combination.config, ignored)
+    subject.seed, subject.first = config.seed, config.evaluation.first
+    folder, identity = Path(config.sweep.dir), _identity(config)
     known = subject.processes.exchange(_finished(folder, identity) if subject.processes.first else None)[0]
-    cell = known or _cell(config, ignored, identity, *_evaluate(config, subject), started)
+    cell = known or _cell(combination, config, ignored, identity, *_evaluate(config, subject), started)
     if subject.processes.first and known is None:
         cell.write(folder)
         _log(config, cell)
     row = next(iter(judging_rows(cell.rows, config.sweep.metric)), None)
     if row is None and cell.finished and config.sweep.metric is not None:
-        known = ", ".join(dict.fromkeys(found.metric for found in judging_rows(cell.rows, None))) or "none"
-        raise NotApplicable(f"sweep.metric={config.sweep.metric} does not judge this sweep's cells (here: {known})")
-    PROGRESS.advance(cell, row)
-    # The first process's, so that a search goes the same way on all of them.
-    return subject.processes.exchange(_worst() if row is None else row.value)[0]
-
-
-def sweep_subject(config: DictConfig) -> Subject:
-    """The subject of the sweep, loaded by the first cell of this process.
-
-    Raises:
-        UserError: as load_subject.
-    """
-    chosen: dict[str, Any] = {"ckpt": config.ckpt, "cache_dir": config.cache_dir}
-    chosen["trainer"] = OmegaConf.to_container(config.trainer, resolve=True)
-    for group in ("data", "published", "tokenizer"):
-        chosen[group] = OmegaConf.to_container(config[group], resolve=False) if group in config else None
-    subject = _load(json.dumps(chosen))
-    subject.seed, subject.first = config.seed, config.evaluation.first
-    return subject
+        names = ", ".join(dict.fromkeys(found.metric for found in judging_rows(cell.rows, None))) or "none"
+        raise NotApplicable(f"sweep.metric={config.sweep.metric} does not judge this sweep's cells (here: {names})")
+    if progress is not None:
+        progress.advance(cell, row)
+    return row
 
 
 def ignored_options(config: DictConfig) -> frozenset[str]:
@@ -117,23 +126,6 @@ def _beside_samplers(config: DictConfig) -> Any:
         return [strip(value) for value in content] if isinstance(content, list) else content
 
     return strip({key: value for key, value in _content(config).items() if key != "schedule"})
-
-
-def _worst() -> float:
-    """What a search is told of a failed cell: optuna's would end at a NaN."""
-    maximized = "maximize" in str(HydraConfig.get().sweeper.get("direction"))
-    return -math.inf if maximized else math.inf
-
-
-@cache
-def _load(chosen: str) -> Subject:
-    config: Any = OmegaConf.create(json.loads(chosen))
-    processes = join_ranks(progress=False)
-    with processes.together(explain):
-        origin = find_origin(config)
-        if origin is None:
-            raise needs_checkpoint("sweep")
-        return load_subject(origin, config.data, config.trainer, Path(config.cache_dir), 0, processes)
 
 
 def _identity(config: DictConfig) -> str:
@@ -189,21 +181,24 @@ def _prediction(profile: DictConfig | None, sampler: Sampler, subject: Subject) 
 
 
 def _cell(
-    config: DictConfig, ignored: Collection[str], identity: str, rows: list[Row], error: str | None, started: float
+    combination: Combination,
+    config: DictConfig,
+    ignored: Collection[str],
+    identity: str,
+    rows: list[Row],
+    error: str | None,
+    started: float,
 ) -> Cell:
-    hydra, schedule = HydraConfig.get(), config.schedule
-    hidden = {*hydra.job.config.override_dirname.exclude_keys, *ignored}
-    overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-    axes = {o.key_or_group: str(o.input_line).partition("=")[2] for o in overrides}
+    schedule = config.schedule
     return Cell(
         id=identity,
         stage=config.sweep.stage,
-        schedule=ANY if "schedule" in ignored else hydra.runtime.choices["schedule"],
+        schedule=ANY if "schedule" in ignored else combination.choices["schedule"],
         alpha=schedule.get("alpha") if "beta" in schedule else None,
         beta=schedule.get("beta"),
-        sampler=hydra.runtime.choices["sampler"],
+        sampler=combination.choices["sampler"],
         steps=config.sampler.steps,
-        axes={key: value for key, value in axes.items() if not hidden & {key, key.split(".")[0]}},
+        axes={key: value for key, value in combination.axes.items() if not {key, key.split(".")[0]} & set(ignored)},
         schedule_config=OmegaConf.to_container(schedule, resolve=True),  # pyright: ignore[reportArgumentType]
         status="finished" if error is None else "failed",
         error=error,

@@ -1,14 +1,17 @@
-"""From a command line to the Hydra multiruns of a sweep: the grid, the hand-made schedules beside it, the shortlist."""
+"""From a command line to the multiruns of a sweep: the grid, the hand-made schedules beside it, the shortlist.
 
-import math
+A multirun is a command line of which some options have several values: its cells are all combinations of them.
+"""
+
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
+from mdm_lightning.commands.options.command_line import line, parse
 from mdm_lightning.commands.sweep.cell import SHARED
 from mdm_lightning.errors import UserError
 
@@ -86,12 +89,16 @@ class SweepPlan:
         """How many cells some multiruns have; None if a search decides."""
         if self.searches:
             return None
-        return sum(math.prod(_values(override) for override in parse(run)) for run in runs)
+        return sum(len(combinations(run)) for run in runs)
+
+    def shared(self) -> set[str]:
+        """What all cells share, or a whole stage, and so tells none of them apart."""
+        of_a_stage = {"sweep.stage", "evaluation.first", "evaluation.sequences"}
+        return {_key(override) for override in self.base} | {"sweep.dir", "ckpt"} | of_a_stage
 
     def exclude_keys(self) -> str:
-        """The override that keeps what all cells share out of the names of their folders."""
-        keys = {_key(override) for override in self.base} | {"sweep.dir", "sweep.stage", "ckpt"}
-        keys |= {"evaluation.first", "evaluation.sequences", "hydra.job.config.override_dirname.exclude_keys"}
+        """The override that keeps what all cells share out of the names that Hydra gives to their folders."""
+        keys = self.shared() | {"hydra.job.config.override_dirname.exclude_keys"}
         return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(repr(key) for key in sorted(keys))}]"
 
     def _under(self, axes: Overrides, schedules: Iterable[str]) -> Overrides:
@@ -104,27 +111,26 @@ class SweepPlan:
         return [*base, *axes, _axis("schedule", schedules)]
 
 
-def parse(arguments: Sequence[str]) -> list[Override]:
-    """The overrides of a command line.
+def combinations(run: Overrides) -> list[Overrides]:
+    """The command lines of a multirun's cells, in order.
 
     Raises:
-        HydraException: an argument is no override.
+        UserError: an option has an interval of values, of which only a search chooses some.
     """
-    return OverridesParser.create().parse_overrides(list(arguments))
-
-
-def line(override: Override) -> str:
-    """An override as it was typed."""
-    assert override.input_line is not None
-    return override.input_line
+    options = []
+    for override in parse(run):
+        if not override.is_sweep_override():
+            options.append([line(override)])
+        elif override.is_discrete_sweep():
+            key = override.get_key_element()
+            options.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            raise UserError(f"{line(override)}: choose hydra/sweeper=, which searches intervals, or list the values")
+    return [list(combination) for combination in itertools.product(*options)]
 
 
 def _key(override: Override) -> str:
     return override.key_or_group
-
-
-def _values(override: Override) -> int:
-    return sum(1 for _ in override.sweep_iterator()) if override.is_sweep_override() else 1
 
 
 def _is_schedule(name: str) -> bool:

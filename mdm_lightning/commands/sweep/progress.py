@@ -7,23 +7,24 @@ from mdm_lightning.report.records import Cell
 
 
 class SweepProgress:
-    """A bar on the first process; does nothing until started, as in processes that run single cells."""
+    """A bar.
 
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
+    Args:
+        cells: how many there are; None if nobody knows.
+        hidden: show nothing.
+    """
+
+    def __init__(self, cells: int | None, *, hidden: bool = False) -> None:
+        self._bar = tqdm(total=cells, desc="sweep", unit="cell", dynamic_ncols=True, disable=hidden)
         self._best: dict[tuple[str, int | None], tuple[float, str]] = {}
 
-    def start(self, cells: int | None) -> None:
-        """Shows a bar of so many cells; None if nobody knows how many."""
-        self._bar = tqdm(total=cells, desc="sweep", unit="cell", dynamic_ncols=True)
-
     def grow(self, cells: int) -> None:
-        if self._bar is not None and self._bar.total is not None:
+        if self._bar.total is not None:
             self._bar.total += cells
             self._bar.refresh()
 
     def advance(self, cell: Cell, row: Row | None) -> None:
-        if self._bar is None:
+        if self._bar.disable:
             return
         if cell.error is not None:
             self._bar.write(f"{cell.label}, {cell.steps} steps failed: {cell.error}")
@@ -38,9 +39,4 @@ class SweepProgress:
         self._bar.update()
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-PROGRESS = SweepProgress()
+        self._bar.close()

@@ -1,48 +1,45 @@
 """`python sweep.py ckpt=...`: many schedules and step budgets against each other, in one process or on several ranks.
 
-Hydra runs the cells (see sweep_cell); this module decides which, keeps sweeps from getting in each other's way, and
-builds the report.
+This module reads the command line, keeps sweeps from getting in each other's way, and has the report built.
 """
 
-import difflib
-import logging
-import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import configure_log
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from mdm_lightning.commands.command import ERROR_FILE, explain
+from mdm_lightning.checkpoint.load import Origin
+from mdm_lightning.checkpoint.stored_config import trusting
+from mdm_lightning.commands.command import ERROR_FILE
 from mdm_lightning.commands.evaluate import build_evaluations
 from mdm_lightning.commands.folders import held
 from mdm_lightning.commands.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
-from mdm_lightning.commands.options.command_line import override
+from mdm_lightning.commands.options.command_line import line, override, parse
+from mdm_lightning.commands.options.flags import Flags, read_flags, same_files
 from mdm_lightning.commands.options.nearest import suggestion
 from mdm_lightning.commands.options.unread import check_options
-from mdm_lightning.commands.origin import Oracle, Origin, choose_origin, find_origin, needs_checkpoint
+from mdm_lightning.commands.origin import choose_origin, find_origin, needs_checkpoint
 from mdm_lightning.commands.program import typed
-from mdm_lightning.commands.sweep.cell import sweep_subject
-from mdm_lightning.commands.sweep.plan import SweepPlan, line, parse
-from mdm_lightning.commands.sweep.progress import PROGRESS
+from mdm_lightning.commands.sweep.compositions import Compositions
+from mdm_lightning.commands.sweep.jobs import in_this_process
+from mdm_lightning.commands.sweep.plan import SweepPlan
+from mdm_lightning.commands.sweep.run import SweepRun, refuse_metric
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import Evaluation, Judges, NotApplicable, Prepares, Subject
 from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.files import to_json, write_atomically
 from mdm_lightning.report.build import build_report
-from mdm_lightning.report.figures import figures
-from mdm_lightning.report.records import SWEEP, Sweep, judging_rows, load_json
+from mdm_lightning.report.records import SWEEP, Sweep, load_json
 from mdm_lightning.training.dashboards import TensorBoard
-
-log = logging.getLogger(__name__)
-
-Main = Callable[[], object]
 
 # What all cells of a folder must agree on, where no axis changes it. Schedules and step budgets are the cells' own.
 AGREED = (
@@ -63,12 +60,11 @@ AGREED = (
 OF_THEIR_OWN = {"schedule", "count", "order", "tokens", "eos", "steps"}
 
 
-def sweep(arguments: Sequence[str], main: Main, conf: Path) -> None:
+def sweep(arguments: Sequence[str], conf: Path) -> None:
     """Runs the sweep that a command line describes, or builds a report (``report=FOLDER``) of one that has run.
 
     Args:
         arguments: the command line without the program.
-        main: the Hydra main function of a cell.
         conf: folder of the configuration.
 
     Raises:
@@ -76,176 +72,119 @@ def sweep(arguments: Sequence[str], main: Main, conf: Path) -> None:
     """
     folder = next((a.removeprefix("report=") for a in arguments if a.startswith("report=")), None)
     if folder is not None:
-        _report(Path(folder))
+        _print(build_report(Path(folder)))
         return
-    overrides = [a for a in arguments if a not in ("-m", "--multirun")]
-    if any(a.startswith("-") for a in overrides):  # --help, --cfg job, ...
-        main()
+    flags, overrides = read_flags(arguments, conf, "sweep")
+    if flags.show:
+        hydra.main(version_base="1.3", config_path=str(conf), config_name="sweep")(_nothing)()
         return
-    plan, config, origin = _plan(overrides, conf)
-    output, ranks = Path(config.sweep.dir).resolve(), local_ranks(config.trainer)
+    run = _plan(overrides, flags)
+    config, output, ranks = run.config, Path(run.config.sweep.dir), local_ranks(run.config.trainer)
     launched = ERROR_FILE in os.environ
     if ranks_exist() and not launched and not any(o.startswith("sweep.dir=") for o in overrides):
         raise UserError("under torchrun and srun give sweep.dir=FOLDER, so that all processes agree on it")
     if ranks > 1 and not ranks_exist():
-        if any(o.key_or_group == "hydra/launcher" for o in plan.base):
+        if not in_this_process(config.hydra):
             raise UserError(
                 f"hydra/launcher= runs each cell in a process of its own: leave out trainer.devices={ranks}"
             )
         with held(output, "sweep", "sweep.dir="):
-            _register(output, config, origin)  # here, where the command is still as it was typed
-            launch_ranks(ranks, [line(o) for o in (*plan.base, *plan.axes)])
+            _register(output, config, run.origin)  # here, where the command is still as it was typed
+            launch_ranks(ranks, [*same_files(config.hydra), *map(line, (*run.plan.base, *run.plan.axes))])
         return
-    processes = join_ranks(progress=False)
-    if launched or not processes.first:
-        _run(plan, config, origin, main, processes)
+    run = replace(run, processes=join_ranks(progress=False))
+    if launched or not run.processes.first:
+        _run(run)
         return
     with held(output, "sweep", "sweep.dir="):
-        _run(plan, config, origin, main, processes)
+        _run(run)
 
 
-def _plan(overrides: Sequence[str], conf: Path) -> tuple[SweepPlan, DictConfig, Origin]:
-    """What to run, the configuration that all cells share, and where their denoiser comes from.
+def _nothing(config: DictConfig) -> None:
+    """Hydra shows what it is asked for before it would come to the job."""
+
+
+def _plan(overrides: Sequence[str], flags: Flags) -> SweepRun:
+    """What to run.
 
     The denoiser and the folder are pinned in the plan, so that every process and every multirun mean the same.
 
     Raises:
-        UserError: neither ``ckpt=`` nor ``data=`` says where the denoiser comes from.
+        UserError: neither ``ckpt=`` nor ``data=`` says where the denoiser comes from, or an option is wrong.
     """
-    parsed = parse(overrides)
-    base = [o for o in parsed if not o.is_sweep_override()]
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose("sweep", [line(o) for o in base], return_hydra_config=True)
-        check_options(config, overrides)
-        _check_baselines(config.sweep.baselines)
-        _check_axes([o for o in parsed if o.is_sweep_override()], [line(o) for o in base])
+    compositions, parsed = Compositions(flags), parse(overrides)
+    base, axes = _divide(parsed)
+    config = compositions([line(o) for o in base])
+    if config.hydra.runtime.choices["hydra/sweeper"] == "basic" and config.hydra.sweeper.params:
+        # Axes that a file gives, which Hydra's own sweeper would read.
+        given = {o.get_key_element() for o in parsed}
+        params = [f"{key}={values}" for key, values in config.hydra.sweeper.params.items() if key not in given]
+        base, axes = _divide([*parse(params), *parsed])
+        config = compositions([line(o) for o in base])
+    check_options(config, overrides)
+    _check_baselines(config.sweep.baselines, base, compositions)
+    _check_axes(axes, base, compositions)
     origin = find_origin(config)
     if origin is None:
         raise needs_checkpoint("sweep")
-    config.ckpt = None if isinstance(origin, Oracle) else origin.name
-    pinned = parse([choose_origin(origin), override("sweep.dir", str(Path(config.sweep.dir).resolve()))])
-    kept = [o for o in base if o.key_or_group not in ("ckpt", "sweep.dir")]
-    axes = [o for o in parsed if o.is_sweep_override()]
-    return SweepPlan([*kept, *pinned], axes, config.sweep), config, origin
+    pinned = [choose_origin(origin), override("sweep.dir", str(Path(config.sweep.dir).resolve()))]
+    base = [*(o for o in base if o.key_or_group not in ("ckpt", "sweep.dir")), *parse(pinned)]
+    config = compositions([line(o) for o in base])
+    return SweepRun(SweepPlan(base, axes, config.sweep), config, origin, compositions, flags, Processes())
 
 
-def _check_baselines(names: Sequence[str]) -> None:
+def _divide(overrides: Sequence[Override]) -> tuple[list[Override], list[Override]]:
+    """Those with one value, and those with several."""
+    several = [o.is_sweep_override() for o in overrides]
+    base = [o for o, sweeps in zip(overrides, several, strict=True) if not sweeps]
+    return base, [o for o, sweeps in zip(overrides, several, strict=True) if sweeps]
+
+
+def _check_baselines(names: Sequence[str], base: Sequence[Override], compositions: Compositions) -> None:
     """Raises:
     UserError: a schedule by which others are judged does not exist.
     """
-    known = GlobalHydra.instance().config_loader().get_group_options("schedule")
+    others = [line(o) for o in base if o.key_or_group.split(".")[0] != "schedule"]
     for name in names:
-        if name not in known:
-            raise UserError(f"sweep.baselines: there is no schedule {name}{suggestion(name, known)}")
+        try:
+            compositions([*others, f"schedule={name}"])
+        except MissingConfigException as error:
+            raise UserError(
+                f"sweep.baselines: there is no schedule {name}{suggestion(name, error.options or [])}"
+            ) from error
 
 
-def _check_axes(axes: Sequence[Override], base: Sequence[str]) -> None:
+def _check_axes(axes: Sequence[Override], base: Sequence[Override], compositions: Compositions) -> None:
     """Refuses a sweep of which some cells could not have a configuration, before the first of them.
 
     Raises:
         UserError: an axis has a name that nobody reads, or a value that it cannot have.
     """
-    if any(line(axis).startswith("hydra") for axis in axes) or any(o.startswith("hydra/sweeper=") for o in base):
+    if any(line(axis).startswith("hydra") for axis in axes) or any(o.key_or_group == "hydra/sweeper" for o in base):
         return  # a search: Hydra's own, or an interval
-    names = [axis.get_key_element() for axis in axes]
+    shared, names = [line(o) for o in base], [axis.get_key_element() for axis in axes]
     values = [list(axis.sweep_string_iterator()) for axis in axes]
     first = [f"{name}={choices[0]}" for name, choices in zip(names, values, strict=True) if choices]
     for number, (name, choices) in enumerate(zip(names, values, strict=True)):
         for value in choices if number == 0 else choices[1:]:
-            cell = [*base, *first[:number], f"{name}={value}", *first[number + 1 :]]
-            check_options(compose("sweep", cell, return_hydra_config=True), cell)
+            cell = [*shared, *first[:number], f"{name}={value}", *first[number + 1 :]]
+            check_options(compositions(cell), cell)
 
 
-def _run(plan: SweepPlan, config: DictConfig, origin: Origin, main: Main, processes: Processes) -> None:
-    output = Path(config.sweep.dir).resolve()
-    with processes.together():
-        evaluations = build_evaluations(config.evaluation)  # what cannot be built fails now, and once
-        refuse_metric(evaluations.values(), config.sweep.metric)
-        if processes.first:
-            _register(output, config, origin)
-    in_this_process = "BasicLauncher" in config.hydra.launcher._target_
-    if in_this_process:
-        subject = sweep_subject(config)
-        if not any(axis.key_or_group.startswith(("evaluation", "scorer")) for axis in plan.axes):
-            with processes.together(explain):  # and so does what cannot be had
-                suited = prepare_evaluations(evaluations.values(), subject)
-                refuse_metric(suited, config.sweep.metric)
-    grid = plan.grid()
-    if processes.first and in_this_process and config.trainer.enable_progress_bar:
-        PROGRESS.start(plan.cells(grid))
-    try:
-        _multirun(grid, plan, main)
-        if config.sweep.refine:
-            refined = processes.exchange(_refinement(plan, config, output) if processes.first else None)[0] or []
-            PROGRESS.grow(plan.cells(refined) or 0)
-            _multirun(refined, plan, main)
-    finally:
-        PROGRESS.close()
-    if processes.first:
-        _conclude(output)
-
-
-def prepare_evaluations(evaluations: Iterable[Evaluation], subject: Subject) -> list[Evaluation]:
-    """Those that suit the subject, with what they need.
-
-    Raises:
-        NotApplicable: none does.
-        UserError: something that one of them needs cannot be had.
-    """
-    suited, unsuited = [], []
-    for evaluation in evaluations:
-        try:
-            if isinstance(evaluation, Prepares):
-                evaluation.prepare(subject)
-            suited.append(evaluation)
-        except NotApplicable as error:
-            unsuited.append(error)
-    if unsuited and not suited:
-        raise unsuited[0]
-    return suited
-
-
-def refuse_metric(evaluations: Iterable[Evaluation], metric: str | None) -> None:
-    """Raises:
-    UserError: none of the evaluations has this metric, or it does not say which way is better; nothing where one of
-        them does not know its metrics beforehand.
-    """
-    known = [evaluation.judging if isinstance(evaluation, Judges) else None for evaluation in evaluations]
-    if metric is None or None in known:
-        return
-    names = [name for part in known for name in part or ()]
-    if metric not in names:
-        near = difflib.get_close_matches(metric, names, 1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"sweep.metric={metric} does not judge this sweep's cells (here: {', '.join(names)}){meant}")
-
-
-def _multirun(runs: Sequence[Sequence[str]], plan: SweepPlan, main: Main) -> None:
-    for run in runs:
-        sys.argv[1:] = ["--multirun", *run, plan.exclude_keys()]
-        main()
-
-
-def _refinement(plan: SweepPlan, config: DictConfig, output: Path) -> list[list[str]]:
-    """The best schedules of the grid per step budget and task, over all other axes, and what to run for them."""
-    scores: dict[tuple[int | None, str | None], dict[tuple[float, float], float]] = {}
-    for cell in Sweep.load(output).finished:
-        for row in judging_rows(cell.rows, plan.settings.metric):
-            budget = scores.setdefault((cell.steps, row.task), {})
-            if cell.stage != "grid" or cell.alpha is None or cell.beta is None or math.isnan(row.value):
-                continue
-            score = row.value if row.better == "higher" else -row.value
-            pair = (cell.alpha, cell.beta)
-            budget[pair] = max(budget.get(pair, score), score)
-    shortlist: dict[int | None, list[tuple[float, float]]] = {}
-    for (steps, _), pairs in scores.items():
-        chosen = shortlist.setdefault(steps, [])
-        best = sorted(pairs, key=lambda pair: -pairs[pair])[: plan.settings.refine]
-        chosen += [pair for pair in best if pair not in chosen]
-    first, size = plan.settings.limit, plan.settings.full
-    if size is None and sweep_subject(config).task is None:
-        size = 10 * first  # of texts to generate there is no end
-    return plan.refinement(shortlist, first, size)
+def _run(run: SweepRun) -> None:
+    """Evaluates the cells and has the report built."""
+    output, hydra = Path(run.config.sweep.dir), run.config.hydra
+    hydra.runtime.output_dir = str(output)
+    HydraConfig.instance().set_config(run.config)
+    configure_log(hydra.job_logging, hydra.verbose)
+    with run.processes.together():
+        evaluations = build_evaluations(run.config.evaluation)  # what cannot be built fails now, and once
+        refuse_metric(evaluations.values(), run.config.sweep.metric)
+        if run.processes.first:
+            _register(output, run.config, run.origin)
+    run.run()
+    if run.processes.first:
+        _conclude(output, run.compositions)
 
 
 def _register(output: Path, config: DictConfig, origin: Origin) -> None:
@@ -276,25 +215,24 @@ def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
 
 
-def _report(folder: Path) -> None:
-    """Builds the report, and prints the verdicts and the table."""
-    page = build_report(folder)
-    print(f"\n{(folder / 'table.md').read_text()}\nReport  {page}", flush=True)
+def _print(page: Path) -> None:
+    """Prints a report's verdicts and tables, and where it is."""
+    print(f"\n{page.with_name('table.md').read_text()}\nReport  {page}", flush=True)
 
 
-def _conclude(output: Path) -> None:
-    """The report of a sweep that has run.
+def _conclude(output: Path, compositions: Compositions) -> None:
+    """The report of a sweep that has run, which may name whatever this command was told to build.
 
     Raises:
         UserError: some cells failed.
     """
-    _report(output)
-    done = Sweep.load(output)
     board = TensorBoard(str(output))
-    for name, figure in figures(done).items():
-        board.log_figure(name, figure, 0)
+    modules = {config.schedule._target_.rpartition(".")[0] for config in compositions.composed}
+    with trusting(module for module in modules if module.split(".")[0] != "mdm_lightning"):
+        _print(build_report(output, lambda name, figure: board.log_figure(name, figure, 0)))
     board.log_text("tables", (output / "table.md").read_text("utf-8"), 0)
     board.finalize("success")
+    done = Sweep.load(output)
     if done.failed:
         cell = done.failed[0]
         raise UserError(

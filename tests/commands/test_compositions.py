@@ -1,18 +1,15 @@
-"""Composing quickly must change nothing: Hydra's own composition is the distribution."""
+"""Composing quickly must change nothing: Hydra's own composition is the law."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.utils import setup_globals
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mdm_lightning.commands.sweep.quick_composition import ValueOverrides
+from mdm_lightning.commands.options.flags import Flags
+from mdm_lightning.commands.sweep import compositions
+from mdm_lightning.commands.sweep.compositions import Compositions
 
 from .test_configs import CONF
 
@@ -20,30 +17,27 @@ BASE = ["ckpt=a.ckpt", "trainer.accelerator=cpu", "hydra.job.config.override_dir
 
 
 @pytest.fixture(scope="module")
-def loader() -> Iterator[ConfigLoaderImpl]:
-    setup_globals()
-    yield ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    GlobalHydra.instance().clear()
-
-
-@pytest.fixture(scope="module")
-def master(loader) -> DictConfig:
-    return loader.load_configuration("sweep", BASE, RunMode.MULTIRUN)
-
-
-@pytest.fixture(scope="module")
-def quick(loader) -> ValueOverrides:
+def quick() -> Compositions:
     """One for all tests, so that every composition has others to be confused with."""
-    return ValueOverrides(loader)
+    quick = Compositions(Flags(CONF, "sweep"))
+    quick(BASE)
+    return quick
+
+
+def hydras(overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("sweep", overrides, return_hydra_config=True)
 
 
 def contents(config: DictConfig) -> dict:
-    """Everything, but for the folder that is named after the time of composition."""
+    """Everything, but for the folder that is named after the time of composition, and for the name that Hydra makes of
+    the overrides."""
+    config.hydra.job.override_dirname = ""
     text = OmegaConf.to_yaml(config)
     return {"text": re.sub(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", "NOW", text), "flags": OmegaConf.is_struct(config)}
 
 
-JOBS = [
+CELLS = [
     ["schedule.alpha=0.3", "schedule.beta=0.9", "sampler.steps=8"],
     ["schedule.alpha=0.4", "schedule.beta=0.9", "sampler.steps=16"],
     ["schedule.alpha=1e-1"],
@@ -61,10 +55,17 @@ JOBS = [
     ["+extra=1", "seed=3"],
     ["+extra=2", "seed=3"],
     ["++extra=3", "++seed=4"],
+    ["seed=1", "++seed=4"],
+    ["++seed=4", "seed=1"],
+    ["evaluation.generation.show=1", "evaluation.generation={show:2}"],
+    ["evaluation.generation.show=1", "~evaluation.generation.show"],
+    ["sampler.schedule=null", "schedule=linear"],
+    ["sweep.alpha=[0.1]", "sweep.alpha=[0.2]"],
     ["+trainer.max_time=1"],
     ["~evaluation.task", "seed=1"],
     ["~sweep.profile"],
     ["scorer=none", "prompt='a = b, c'", "suffix=null"],
+    ["prompt='${suffix}'", "suffix=end"],
     ["estimator=k_step", "evaluation=likelihood"],
     ["ckpt=b.ckpt", "hydra.job.name=other"],
     ["data=sudoku_4x4", "data.clues=8"],
@@ -73,15 +74,15 @@ JOBS = [
 ]
 
 
-@pytest.mark.parametrize("job", JOBS, ids=" ".join)
-def test_the_configuration_is_hydras_own(loader, master, quick, job):
-    own = contents(loader.load_sweep_config(master, job))
+@pytest.mark.parametrize("cell", CELLS, ids=" ".join)
+def test_the_configuration_is_hydras_own(quick, cell):
+    own = contents(hydras([*BASE, *cell]))
     for _ in range(2):  # composed, and from what was composed
-        assert contents(quick.load_sweep_config(master, job)) == own
+        assert contents(quick([*BASE, *cell])) == own
 
 
 @pytest.mark.parametrize(
-    "job",
+    "cell",
     [
         ["schedule.gamma=1"],
         ["nothing=1"],
@@ -92,22 +93,23 @@ def test_the_configuration_is_hydras_own(loader, master, quick, job):
     ],
     ids=" ".join,
 )
-def test_what_hydra_refuses_is_refused_with_its_words(loader, master, quick, job):
+def test_what_hydra_refuses_is_refused_with_its_words(quick, cell):
     with pytest.raises(HydraException) as own:
-        loader.load_sweep_config(master, job)
+        hydras([*BASE, *cell])
     with pytest.raises(HydraException) as ours:
-        quick.load_sweep_config(master, job)
+        quick([*BASE, *cell])
     assert str(ours.value) == str(own.value)
 
 
-def test_files_are_read_once_per_choice_of_groups(loader, master, monkeypatch):
+def test_files_are_read_once_per_choice_of_groups(monkeypatch):
     calls = []
-    original = ConfigLoaderImpl.load_sweep_config
     monkeypatch.setattr(
-        ConfigLoaderImpl, "load_sweep_config", lambda *arguments: (calls.append(1), original(*arguments))[1]
+        compositions, "compose", lambda *arguments, **options: (calls.append(1), compose(*arguments, **options))[1]
     )
-    quick = ValueOverrides(loader)
+    quick = Compositions(Flags(CONF, "sweep"))
+    quick(BASE)
+    calls.clear()
     for alpha in (0.1, 0.2, 0.3):
         for order in ("random", "confidence"):
-            quick.load_sweep_config(master, [f"schedule.alpha={alpha}", f"order={order}"])
+            quick([*BASE, f"schedule.alpha={alpha}", f"order={order}"])
     assert len(calls) == 2

@@ -1,0 +1,169 @@
+"""Running a sweep: its cells one after the other with one loaded model, then the best of them on fresh instances."""
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from mdm_lightning.checkpoint.load import Origin
+from mdm_lightning.commands.command import explain
+from mdm_lightning.commands.evaluate import build_evaluations
+from mdm_lightning.commands.options.command_line import line, parse
+from mdm_lightning.commands.options.flags import Flags
+from mdm_lightning.commands.subject import load_subject
+from mdm_lightning.commands.sweep.cell import Combination, axes, run_cell
+from mdm_lightning.commands.sweep.compositions import Compositions
+from mdm_lightning.commands.sweep.jobs import in_this_process, job_elsewhere, job_here, left_to_hydra, run_multirun
+from mdm_lightning.commands.sweep.plan import Overrides, SweepPlan, combinations
+from mdm_lightning.commands.sweep.progress import SweepProgress
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.base import Evaluation, Judges, NotApplicable, Prepares, Subject
+from mdm_lightning.evaluation.processes import Processes
+from mdm_lightning.report.records import Sweep, judging_rows
+
+
+def run_sweep(subject: Subject, cells: Iterable[Combination], progress: SweepProgress | None = None) -> None:
+    """Evaluates a model under one combination of options after the other.
+
+    Raises:
+        NotApplicable: as ``run_cell``.
+    """
+    for combination in cells:
+        HydraConfig.instance().set_config(combination.config)  # what ${hydra:...} refers to
+        run_cell(combination, subject, progress)
+
+
+@dataclass
+class SweepRun:
+    """A sweep in this process, and in its peers at the same time.
+
+    Attributes:
+        plan: which cells there are.
+        config: what all cells share.
+        origin: where the denoiser comes from.
+        compositions: compose the cells.
+        flags: with which Hydra composes them where a launcher or a sweeper is chosen.
+        processes: this process and its peers.
+    """
+
+    plan: SweepPlan
+    config: DictConfig
+    origin: Origin
+    compositions: Compositions
+    flags: Flags
+    processes: Processes
+
+    @cached_property
+    def subject(self) -> Subject:
+        with self.processes.together(explain):
+            shared, cache = self.config, Path(self.config.cache_dir)
+            return load_subject(self.origin, shared.get("data"), shared.trainer, cache, shared.seed, self.processes)
+
+    def run(self) -> None:
+        """Evaluates all cells that are not finished yet.
+
+        Raises:
+            UserError: something that all cells need cannot be had.
+        """
+        here = in_this_process(self.config.hydra)
+        if here and not any(axis.key_or_group.startswith(("evaluation", "scorer")) for axis in self.plan.axes):
+            self._prepare()
+        grid = self.plan.grid()
+        shown = self.processes.first and here and self.config.trainer.enable_progress_bar
+        with closing(SweepProgress(self.plan.cells(grid), hidden=not shown)) as progress:
+            self._run(grid, progress)
+            if self.config.sweep.refine:
+                refined = self.processes.exchange(self._refinement() if self.processes.first else [])[0]
+                progress.grow(self.plan.cells(refined) or 0)
+                self._run(refined, progress)
+
+    def _prepare(self) -> None:
+        """Fetches what the evaluations need, and finds out what cannot be had, before the first cell."""
+        subject = self.subject
+        subject.seed, subject.first = self.config.seed, self.config.evaluation.first
+        with self.processes.together(explain):
+            suited = prepare_evaluations(build_evaluations(self.config.evaluation).values(), subject)
+            refuse_metric(suited, self.config.sweep.metric)
+
+    def _run(self, multiruns: Iterable[Overrides], progress: SweepProgress) -> None:
+        for multirun in multiruns:
+            shared = [line(override) for override in parse(multirun) if not override.is_sweep_override()]
+            hydra = self.compositions(shared).hydra
+            if not left_to_hydra(hydra):
+                run_sweep(self.subject, self._cells(multirun), progress)
+                continue
+            job = job_here(self.subject, progress) if in_this_process(hydra) else job_elsewhere
+            run_multirun([*multirun, self.plan.exclude_keys()], job, self.flags)
+
+    def _cells(self, multirun: Overrides) -> Iterator[Combination]:
+        """The cells of a multirun, composed one at a time, with what Hydra's jobs know of themselves."""
+        for number, overrides in enumerate(combinations(multirun)):
+            config, varied = self.compositions(overrides), axes(overrides, self.plan.shared())
+            job = config.hydra.job
+            job.num, job.id = number, str(number)
+            job.override_dirname = ",".join(f"{key}={value}" for key, value in sorted(varied.items()))
+            config.hydra.runtime.output_dir = str(Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir)
+            yield Combination(config, dict(config.hydra.runtime.choices), varied)
+
+    def _refinement(self) -> list[Overrides]:
+        """The best schedules of the grid per step budget and task, over all other axes, and what to run for them."""
+        settings = self.plan.settings
+        scores: dict[tuple[int | None, str | None], dict[tuple[float, float], float]] = {}
+        for cell in Sweep.load(Path(settings.dir)).finished:
+            for row in judging_rows(cell.rows, settings.metric):
+                budget = scores.setdefault((cell.steps, row.task), {})
+                if cell.stage != "grid" or cell.alpha is None or cell.beta is None or math.isnan(row.value):
+                    continue
+                score = row.value if row.better == "higher" else -row.value
+                pair = (cell.alpha, cell.beta)
+                budget[pair] = max(budget.get(pair, score), score)
+        shortlist: dict[int | None, list[tuple[float, float]]] = {}
+        for (steps, _), pairs in scores.items():
+            chosen = shortlist.setdefault(steps, [])
+            best = sorted(pairs, key=lambda pair: -pairs[pair])[: settings.refine]
+            chosen += [pair for pair in best if pair not in chosen]
+        size = settings.full
+        if size is None and self.subject.task is None:
+            size = 10 * settings.limit  # of texts to generate there is no end
+        return self.plan.refinement(shortlist, settings.limit, size)
+
+
+def prepare_evaluations(evaluations: Iterable[Evaluation], subject: Subject) -> list[Evaluation]:
+    """Those that suit the subject, with what they need.
+
+    Raises:
+        NotApplicable: none does.
+        UserError: something that one of them needs cannot be had.
+    """
+    suited, unsuited = [], []
+    for evaluation in evaluations:
+        try:
+            if isinstance(evaluation, Prepares):
+                evaluation.prepare(subject)
+            suited.append(evaluation)
+        except NotApplicable as error:
+            unsuited.append(error)
+    if unsuited and not suited:
+        raise unsuited[0]
+    return suited
+
+
+def refuse_metric(evaluations: Iterable[Evaluation], metric: str | None) -> None:
+    """Raises:
+    UserError: none of the evaluations has this metric, or it does not say which way is better; nothing where one of
+        them does not know its metrics beforehand.
+    """
+    known = [evaluation.judging if isinstance(evaluation, Judges) else None for evaluation in evaluations]
+    if metric is None or None in known:
+        return
+    names = [name for part in known for name in part or ()]
+    if metric not in names:
+        near = difflib.get_close_matches(metric, names, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"sweep.metric={metric} does not judge this sweep's cells (here: {', '.join(names)}){meant}")
