@@ -15,7 +15,7 @@ from mdm_lightning.sampling.count import (
     ProbabilityThreshold,
 )
 from mdm_lightning.sampling.remask import RemaskCapped, RemaskRescaled
-from mdm_lightning.sampling.sizes import AscendingSizes, DilatedSizes
+from mdm_lightning.sampling.sizes import AscendingSizes, DilatedSizes, ShareOfRemaining
 
 __all__ = [
     "AdaptiveCount",
@@ -35,4 +35,5 @@ __all__ = [
     "ProbabilityThreshold",
     "RemaskCapped",
     "RemaskRescaled",
+    "ShareOfRemaining",
 ]

@@ -5,6 +5,7 @@ from mdm_lightning.sampling.eos import EosFree, EosLast, EosNever
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.presets import (
+    dream,
     dus,
     eb,
     expected_confidence,
@@ -32,6 +33,7 @@ __all__ = [
     "Sampler",
     "SequenceNoise",
     "TokenSampler",
+    "dream",
     "dus",
     "eb",
     "expected_confidence",

@@ -33,6 +33,8 @@ def describe_sampler(sampler: Sampler, steps: int | None = None) -> dict[str, st
         settings["banned"] = _value(tokens.banned)
     if not isinstance(sampler.eos, EosFree):
         settings["eos"] = describe(sampler.eos)
+    if sampler.tempered_evidence:
+        settings["evidence"] = "tempered"
     if sampler.blocks.length is not None:
         settings["block_length"] = sampler.blocks.length
     if sampler.guidance.scale != 0:

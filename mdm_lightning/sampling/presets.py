@@ -14,14 +14,15 @@ from mdm_lightning.sampling.count import (
     FirstHitting,
     LargestRemainder,
 )
-from mdm_lightning.sampling.order import Confidence, Entropy, LeftToRight, Random
+from mdm_lightning.sampling.order import Confidence, Entropy, LeftToRight, Random, RevealOrder
 from mdm_lightning.sampling.remask import RemaskCapped, RemaskRescaled
 from mdm_lightning.sampling.sampler import Sampler
-from mdm_lightning.sampling.sizes import DilatedSizes
+from mdm_lightning.sampling.sizes import DilatedSizes, ShareOfRemaining
 from mdm_lightning.sampling.spaced import Dilated, Spaced
 from mdm_lightning.sampling.tokens import TokenSampler
 
 _LINEAR = LinearSchedule()
+_ENTROPY = Entropy()
 _CATEGORICAL = TokenSampler()
 _GREEDY = TokenSampler(temperature=0.0)
 _NUCLEUS = TokenSampler(top_p=0.9)
@@ -61,6 +62,19 @@ def llada(
         block_length: masked positions per block; None for a single block.
     """
     return Sampler(schedule, LargestRemainder(), Confidence(), tokens, Blocks(block_length), steps=steps)
+
+
+def dream(*, steps: int | None = 64, tokens: TokenSampler = _GREEDY, order: RevealOrder = _ENTROPY) -> Sampler:
+    """Dream's sampler (Ye et al., 2025): a share of what is still masked, by entropy after temperature and truncation.
+
+    Its README suggests ``TokenSampler(temperature=0.2, top_p=0.95)``. Of its other algorithms, ``maskgit_plus`` is the
+    order Confidence, ``topk_margin`` Margin, and ``origin`` ``mdlm_ancestral()`` up to the end of the grid of times.
+    Its ``alg_temp`` is not here.
+
+    Args:
+        order: which positions.
+    """
+    return Sampler(_LINEAR, ShareOfRemaining(), order, tokens, steps=steps, tempered_evidence=True)
 
 
 def fast_dllm(

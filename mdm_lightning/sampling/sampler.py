@@ -6,7 +6,7 @@ from functools import reduce
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from mdm_lightning.arguments import check
@@ -59,6 +59,8 @@ class Sampler:
         steps: step budget of calls that name none.
         eos: what becomes of predictions that end a text. A rule other than EosFree has to be told which tokens these
             are (``for_tokenizer``); evaluations and ``mdm.load(...).sample`` do that.
+        tempered_evidence: orders and counts look at predictions after temperature, top-k and top-p (Dream), not at the
+            denoiser's own.
 
     Raises:
         ValueError: the parts do not fit together.
@@ -72,6 +74,7 @@ class Sampler:
     guidance: Guidance = field(default_factory=Guidance)
     steps: int | None = None
     eos: EosRule = field(default_factory=EosFree)
+    tempered_evidence: bool = False
 
     def __post_init__(self) -> None:
         budget = self.steps is None or (isinstance(self.steps, int) and self.steps >= 1)
@@ -95,6 +98,10 @@ class Sampler:
         """
         tokens, order = self.eos.tokens(self.tokens, ends), self.eos.order(self.order, ends)
         return replace(self, tokens=tokens, order=order, eos=EosFree())
+
+    def evidence(self, logits: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        """The logits that orders and counts look at."""
+        return self.tokens.shape(logits) if self.tempered_evidence else logits
 
     def __call__(
         self,
@@ -197,7 +204,7 @@ class Sampler:
                     logits = predictions.logits(chunk)
                     settled, seen = source.decide(canvas, work, chunk, logits)
                     decided.append(settled)
-                    observed.append(agenda.observe(work, chunk, logits, seen))
+                    observed.append(agenda.observe(work, chunk, self.evidence(logits), seen))
                 evidence = torch.cat(observed, dim=1)
                 chosen = agenda.choose(work, evidence)
                 source.reveal(work, chosen, predictions, evidence)

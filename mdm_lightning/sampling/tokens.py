@@ -77,6 +77,10 @@ class TokenSampler:
             return torch.zeros_like(logits, dtype=torch.float64).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
         return self._tempered(logits).double().softmax(1)
 
+    def shape(self, logits: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        """The logits after temperature, top-k and top-p; after the last two at temperature 0."""
+        return self._truncate(logits) if self.temperature == 0 else self._tempered(logits)
+
     def _tempered(self, logits: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
         """The logits of the distribution that is drawn from, at a temperature above 0."""
         return self._truncate(logits if self.temperature == 1 else logits.double() / self.temperature)

@@ -146,6 +146,7 @@ class Given(TokenSource):
         self, sampler: Sampler, sequences: Int64[Tensor, "b l"], generated: Bool[Tensor, "b l"], *, passing: bool
     ) -> None:
         self._tokens = sampler.tokens
+        self._evidence = sampler.evidence
         self._sequences = sequences.flatten()
         self._length = sequences.shape[1]
         self._passing = passing
@@ -185,7 +186,10 @@ class Given(TokenSource):
         """-log of the probability, in each sequence, that all positions which are not revealed rank behind."""
         sequence = work.rows // self._length
         sure = torch.cat(
-            [confidence(predictions.logits(c).double(), self._sequences[work.rows[c]]) for c in predictions.chunks()]
+            [
+                confidence(self._evidence(predictions.logits(c)).double(), self._sequences[work.rows[c]])
+                for c in predictions.chunks()
+            ]
         )
         # The last that is revealed: the least confident and, of equals, the rightmost.
         threshold = torch.full((len(self.nats),), torch.inf, dtype=torch.float64, device=sure.device)
@@ -196,7 +200,7 @@ class Given(TokenSource):
         behind = []
         for chunk in predictions.chunks():
             logits = predictions.logits(chunk).double()
-            probability = (logits - logits.logsumexp(1, keepdim=True)).exp()
+            probability = self._evidence(logits).double().softmax(1)
             bar = threshold[sequence[chunk], None]
             right_of_it = (work.rows[chunk] > last[sequence[chunk]])[:, None]
             ranks_behind = (probability < bar) | ((probability == bar) & right_of_it)

@@ -212,6 +212,7 @@ sampler.blocks.length=0 | sampler.blocks.length must be at least 1
 evaluation=likelihood estimator=policy sampler=remdm | walk: RemaskCapped masks positions again
 evaluation=likelihood estimator=policy count=confidence_threshold order=confidence | have an exact likelihood
 order=minimum_distance order.distance=0 | order.distance must be at least 1
+count=share_of_remaining count.eps=2 | count.eps must be from 0 to 1
 count=dilated_sizes count.base=1 | count.base must be at least 2
 sampler.guidance.scale=inf | sampler.guidance.scale must be finite
 eos=nevr | did you mean never?

@@ -235,6 +235,7 @@ def test_different_samplers_are_described_differently():
         replace(plain, tokens=TokenSampler(banned=[3])),
         replace(plain, blocks=Blocks(4)),
         replace(plain, guidance=Guidance(1.0)),
+        replace(plain, tempered_evidence=True),
         replace(plain, eos=EosNever()),
         replace(plain, eos=EosNever(turns=True)),
         replace(plain, eos=EosLast()),

@@ -58,19 +58,21 @@ def test_options_are_reached_on_the_command_line():
         "sampler.steps=8",
         "eos=never",
         "eos.turns=true",
+        "sampler.tempered_evidence=true",
         "schedule.beta=0.3",
     )
     assert made.steps == 8
     assert repr(made) == (
         "Sampler(schedule=BetaSchedule(alpha=1.0, beta=0.3), count=EntropyBounded(gamma=0.25), order=Margin(), "
         "tokens=TokenSampler(temperature=0.5, top_k=None, top_p=0.9, banned=(1, 2)), blocks=Blocks(length=16), "
-        "guidance=Guidance(scale=1.5), steps=8, eos=EosNever(turns=True))"
+        "guidance=Guidance(scale=1.5), steps=8, eos=EosNever(turns=True), "
+        "tempered_evidence=True)"
     )
     assert made == sampler(
         *["sampler=mdlm_ancestral", "order=margin", "count=entropy_bounded", "count.gamma=0.25"],
         *["tokens.temperature=0.5", "tokens.top_p=0.9", "tokens.banned=[1,2]"],
         *["sampler.blocks.length=16", "sampler.guidance.scale=1.5", "sampler.steps=8"],
-        *["eos=never", "eos.turns=true"],
+        *["eos=never", "eos.turns=true", "sampler.tempered_evidence=true"],
         "schedule.beta=0.3",
     )
 

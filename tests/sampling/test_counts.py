@@ -24,12 +24,12 @@ from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.order import LeftToRight, Random
 from mdm_lightning.sampling.plan import NEVER
 from mdm_lightning.sampling.remask import RemaskCapped, RemaskRescaled
-from mdm_lightning.sampling.sizes import AscendingSizes, DilatedSizes
+from mdm_lightning.sampling.sizes import AscendingSizes, DilatedSizes, ShareOfRemaining
 
 from .toys import noise, p_value
 
 PLANNED = [Binomial(), Expected(), LargestRemainder(), FirstHitting(), RemaskCapped(0.2), RemaskRescaled(0.5)]
-PLANNED += [AscendingSizes(), DilatedSizes(), DilatedSizes(3)]
+PLANNED += [AscendingSizes(), DilatedSizes(), DilatedSizes(3), ShareOfRemaining()]
 SCHEDULES = [LinearSchedule(), CosineSchedule(), BetaSchedule(0.9, 0.3), BetaSchedule(0.2, 1.0)]
 
 
@@ -56,6 +56,12 @@ def test_largest_remainder_gives_lladas_counts_with_the_linear_schedule():
     for n, steps in itertools.product(range(1, 70), (1, 2, 3, 7, 8, 49, 64, 100)):
         llada = [n // steps + (step < n % steps) for step in range(steps)]
         assert quota(LargestRemainder(), LinearSchedule(), [n], steps)[0] == llada
+
+
+def test_dreams_counts():
+    counts = ShareOfRemaining().counts(LinearSchedule(), 8, 32).tolist()
+    assert counts == [3, 4, 4, 4, 4, 4, 4, 5]
+    assert ShareOfRemaining().counts(LinearSchedule(), 3, 2).tolist() == [0, 0, 2]
 
 
 def test_expected_gives_lladas_counts_where_the_steps_divide_the_length():
@@ -238,6 +244,7 @@ def test_blocks_have_equal_numbers_of_masked_positions_and_steps():
         lambda: EntropyBounded(-0.1),
         lambda: EntropyBounded(math.nan),
         lambda: ConfidenceThreshold(1.1),
+        lambda: ShareOfRemaining(-0.1),
         lambda: RemaskCapped(-0.1),
         lambda: RemaskRescaled(1.1),
         lambda: Blocks(0),

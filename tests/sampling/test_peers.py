@@ -9,7 +9,8 @@ from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import ConfidenceThreshold, EntropyBounded, LargestRemainder
 from mdm_lightning.sampling.guidance import Guidance
-from mdm_lightning.sampling.order import Confidence, Entropy
+from mdm_lightning.sampling.order import Confidence, Entropy, Margin
+from mdm_lightning.sampling.presets import dream
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
 
@@ -96,3 +97,55 @@ def test_entropy_bounded(gamma):
             passes += 1
         assert samples.tokens[0].tolist() == x
         assert samples.nfe == passes
+
+
+def kept(probability: list[float], top_p: float) -> list[float]:
+    """Without the least probable tokens, as long as those in front of them hold more than ``top_p``; renormalised."""
+    before, left = 0.0, [0.0] * len(probability)
+    for token in sorted(range(len(probability)), key=lambda v: -probability[v]):
+        if before <= top_p:
+            left[token] = probability[token]
+        before += probability[token]
+    return [p / math.fsum(left) for p in left]
+
+
+def certainty(order: Confidence | Margin | Entropy, probability: list[float]) -> float:
+    first, second = sorted(probability)[:-3:-1]
+    if isinstance(order, Entropy):
+        return math.fsum(p * math.log(p) for p in probability if p > 0)
+    return first - second if isinstance(order, Margin) else first
+
+
+@pytest.mark.parametrize("order", [Confidence(), Margin(), Entropy()])
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+@pytest.mark.parametrize("steps", [1, 4, 5, 12, 20])
+def test_dream(order, top_p, steps):
+    """Its counts on a grid of times from 1 to 1e-3, and certainty of what truncation leaves (Ye et al., 2025)."""
+    sampler = dream(steps=steps, order=order, tokens=TokenSampler(0.0, top_p=top_p))
+    times = torch.linspace(1, 1e-3, steps + 1)
+    for seed in range(4):
+        denoiser = TinyDenoiser(seed=seed)
+        x = [1, 2, 3] + [denoiser.mask_id] * 12
+        for step in range(steps):
+            masked = [i for i, token in enumerate(x) if token == denoiser.mask_id]
+            with torch.no_grad():
+                left = {i: kept(p, top_p) for i, p in enumerate(predictions(denoiser, x, 0, 0.0)) if i in masked}
+            share = 1 - times[step + 1] / times[step] if step < steps - 1 else torch.tensor(1.0)
+            for i in sorted(masked, key=lambda i: -certainty(order, left[i]))[: int(len(masked) * share)]:
+                x[i] = left[i].index(max(left[i]))
+        samples = sampler(denoiser, batch(denoiser, [1, 2, 3], 12), noise(1))
+        assert samples.tokens[0].tolist() == x
+        assert samples.nfe <= steps
+
+
+@pytest.mark.parametrize("order", [Confidence(), Margin(), Entropy()])
+def test_dream_is_as_sure_as_its_tempered_predictions(order):
+    """Above temperature 0: that of a denoiser with tempered logits that is sampled at temperature 1."""
+    plain = dream(steps=6, order=order, tokens=TokenSampler(0.4))
+    for seed in range(4):
+        denoiser, sharper = TinyDenoiser(seed=seed), TinyDenoiser(seed=seed, sharpness=3.0 / 0.4)
+        canvas = batch(denoiser, [2], 12).repeat(3, 1)
+        found = plain(denoiser, canvas, noise(3))
+        same = dream(steps=6, order=order, tokens=TokenSampler())(sharper, canvas, noise(3))
+        assert torch.equal(found.tokens, same.tokens)
+        assert torch.equal(found.revealed_at, same.revealed_at)

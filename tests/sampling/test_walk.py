@@ -28,7 +28,7 @@ from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.order import Confidence, Entropy, LeftToRight, Margin, MaxProbability, Random
 from mdm_lightning.sampling.remask import RemaskCapped
 from mdm_lightning.sampling.sampler import Sampler
-from mdm_lightning.sampling.sizes import AscendingSizes, DilatedSizes
+from mdm_lightning.sampling.sizes import AscendingSizes, DilatedSizes, ShareOfRemaining
 from mdm_lightning.sampling.spaced import Dilated, MinimumDistance, Spaced
 from mdm_lightning.sampling.tokens import TokenSampler
 from mdm_lightning.sampling.walk import Kind, kind_of_walk, walk
@@ -130,6 +130,7 @@ def samplers() -> Iterator[Sampler]:
     for tokens in (TokenSampler(0.5), TokenSampler(1.7, top_k=2), TokenSampler(top_p=0.8), TokenSampler(banned=[1])):
         yield Sampler(LinearSchedule(), Expected(), Margin(), tokens, steps=2)
     yield Sampler(LinearSchedule(), Expected(), Confidence(), TokenSampler(0.0), steps=2)
+    yield Sampler(LATE, ShareOfRemaining(), Entropy(), TokenSampler(1.5, top_k=2), steps=3, tempered_evidence=True)
     yield Sampler(LinearSchedule(), ConfidenceThreshold(0.5), Confidence(), TokenSampler(0.0))
     yield Sampler(LinearSchedule(), ProbabilityThreshold(0.5), MaxProbability())
     yield Sampler(LinearSchedule(), EntropySum(1.0), Dilated())
@@ -267,6 +268,21 @@ def test_orders_that_read_drawn_tokens_have_a_bound(steps):
         assert p == pytest.approx(own[x], abs=1e-12)
         assert p <= distribution[x] + 1e-12
     assert (sum(found.values()) < 1 - 1e-6) == (steps > 1)
+
+
+@pytest.mark.parametrize("order", [Confidence(), Entropy()])
+def test_tempered_evidence_is_that_of_a_tempered_denoiser(order):
+    denoiser, sharper = TinyDenoiser(length=6), TinyDenoiser(length=6, sharpness=3.0 / 0.4)
+    plain = Sampler(LinearSchedule(), LargestRemainder(), order, steps=3)
+    tempered = replace(plain, tokens=TokenSampler(0.4), tempered_evidence=True)
+    sequences = torch.randint(7, (20, 6), generator=torch.Generator().manual_seed(0))
+    generated = torch.ones_like(sequences, dtype=torch.bool)
+    assert kind_of_walk(tempered) is kind_of_walk(plain)
+    found = walk(tempered, denoiser, sequences, generated, noise(20)).cost
+    assert found.tolist() == pytest.approx(walk(plain, sharper, sequences, generated, noise(20)).cost.tolist())
+    assert found.tolist() != pytest.approx(
+        walk(replace(tempered, tempered_evidence=False), denoiser, sequences, generated, noise(20)).cost.tolist()
+    )
 
 
 def test_ties_rank_as_in_the_sampler():
