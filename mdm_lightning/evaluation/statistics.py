@@ -4,6 +4,7 @@ Scores are paired: under every schedule instance i is completed with the same no
 cancels in the difference. All functions take one row of differences per comparison and treat the rows together.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -108,6 +109,28 @@ def holm(p: Float64[np.ndarray, " c"]) -> Float64[np.ndarray, " c"]:
     corrected = np.empty(len(p))
     corrected[order] = stepwise.clip(max=1)
     return corrected
+
+
+def detectable_difference(stderr: float, comparisons: int, *, power: float = 0.8, level: float = 1 - LEVEL) -> float:
+    """The smallest true difference that a two-sided test finds with the given probability, if it is one of so many
+    comparisons and all of them are corrected (Bonferroni, which is Holm's first step). By the normal approximation.
+
+    Args:
+        stderr: of a measured difference.
+        comparisons: how many are corrected together.
+        power: probability of finding it.
+        level: of the corrected test.
+    """
+    return float(stats.norm.ppf(1 - level / (2 * comparisons)) + stats.norm.ppf(power)) * stderr
+
+
+def instances_needed(
+    difference: float, stderr: float, n: int, comparisons: int, *, power: float = 0.8, level: float = 1 - LEVEL
+) -> int | None:
+    """How many instances would show a difference that n of them measured with a standard error; None if it is 0."""
+    if difference == 0:
+        return None
+    return math.ceil(n * (detectable_difference(stderr, comparisons, power=power, level=level) / difference) ** 2)
 
 
 def standard_error(scores: Sequence[float]) -> float | None:

@@ -36,6 +36,7 @@ class Difference:
         p: two-sided p-value of no difference.
         corrected: the p-value after Holm's correction for all comparisons of the column.
         paired: instance by instance, rather than from two standard errors.
+        stderr: standard error of the value.
         exact: of two numbers that have no error: it is what it is, or nothing.
     """
 
@@ -45,6 +46,7 @@ class Difference:
     p: float
     corrected: float
     paired: bool
+    stderr: float
     exact: bool = False
 
     @property
@@ -209,9 +211,10 @@ def differences(pairs: Sequence[tuple[Entry, Entry]]) -> list[Difference | None]
         low, high = bootstrap_interval(paired)
         # Enough patterns for p-values that many comparisons cannot correct out of sight.
         tests = sign_flip_test(paired, resamples=max(RESAMPLES, 100 * len(paired)))
-        for position, *numbers in zip(positions, paired.mean(1), low, high, tests, strict=True):
-            value, start, end, p = map(float, numbers)
-            results[position] = Difference(value, start, end, p, p, paired=True)
+        errors = paired.std(1, ddof=1) / paired.shape[1] ** 0.5
+        for position, *numbers in zip(positions, paired.mean(1), low, high, tests, errors, strict=True):
+            value, start, end, p, stderr = map(float, numbers)
+            results[position] = Difference(value, start, end, p, p, paired=True, stderr=stderr)
     return results
 
 
@@ -219,7 +222,7 @@ def _exact(a: float, b: float) -> Difference:
     """Of two numbers without an error: certain, or nothing but rounding."""
     value = 0.0 if math.isclose(a, b, rel_tol=ROUNDING) else a - b
     p = float(value == 0)
-    return Difference(value, value, value, p, p, paired=True, exact=True)
+    return Difference(value, value, value, p, p, paired=True, stderr=0.0, exact=True)
 
 
 def _unpaired(a: Entry, b: Entry) -> Difference | None:
@@ -228,7 +231,8 @@ def _unpaired(a: Entry, b: Entry) -> Difference | None:
     value, stderr = np.array([a.value - b.value]), np.array([math.hypot(a.stderr, b.stderr)])
     interval: Interval = normal_interval(value, stderr)
     p = float(normal_test(value, stderr)[0])
-    return Difference(float(value[0]), float(interval.low[0]), float(interval.high[0]), p, p, paired=False)
+    ends = float(interval.low[0]), float(interval.high[0])
+    return Difference(float(value[0]), *ends, p, p, paired=False, stderr=float(stderr[0]))
 
 
 def _finite_scores(entry: Entry) -> bool:

@@ -6,7 +6,9 @@ budget is a decision of its own, taken by whoever has that budget.
 """
 
 from dataclasses import dataclass
+from statistics import median
 
+from mdm_lightning.evaluation.statistics import detectable_difference, instances_needed
 from mdm_lightning.report.columns import Column, Entry
 from mdm_lightning.report.notation import decimals, ends, number, p_value, score, signed, words
 from mdm_lightning.report.records import ANY
@@ -94,7 +96,22 @@ def _no_better(column: Column, reference: Entry, worse: int, *, tested: int) -> 
         lead = f"It also has the best {words(column.objective.metric)}, {_score(column, best)}."
     else:
         lead = f"The best score is {best.label}'s: {_comparison(column, best, reference, tested)}"
-    return Verdict(column, reference, False, advice, f"{found} {lead}")
+    return Verdict(column, reference, False, advice, f"{found} {lead} {_power(column, tested)}")
+
+
+def _power(column: Column, tested: int) -> str:
+    """What this sweep could have found, and what it would take to show the best candidate's lead."""
+    errors = [entry.difference.stderr for entry in column.entries if entry.difference is not None]
+    found = detectable_difference(median(errors), tested)
+    digits = decimals([column])
+    words = f"With n = {column.n}, a true difference of {number(found, digits)} would be found with probability 80 %"
+    best = column.best.difference
+    lead = None if best is None else instances_needed(best.value, best.stderr, column.n, tested)
+    return (
+        f"{words}; to show one of {number(abs(best.value), digits)} takes n = {lead:,}."
+        if best and lead
+        else f"{words}."
+    )
 
 
 def _without_reference(column: Column) -> Verdict:

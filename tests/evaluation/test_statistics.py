@@ -10,7 +10,9 @@ from scipy import stats
 
 from mdm_lightning.evaluation.statistics import (
     bootstrap_interval,
+    detectable_difference,
     holm,
+    instances_needed,
     normal_interval,
     normal_test,
     pareto_front,
@@ -174,3 +176,18 @@ def test_rank_correlation_is_spearmans():
     assert rank_correlation(x.tolist(), y.tolist()) == pytest.approx(stats.spearmanr(x, y).statistic)
     assert rank_correlation([1, 1], [1, 2]) is None
     assert rank_correlation([1, 2, 3], [10, 20, 30]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("comparisons", [1, 8])
+def test_power_by_simulation(comparisons):
+    """A true difference of the stated size is found four times in five, and with the stated number of instances, by the
+    test that the reports use: within five standard errors of 600 simulations."""
+    generator, n, spread = np.random.default_rng(0), 150, 0.7
+    size = detectable_difference(spread / n**0.5, comparisons)
+    needed = instances_needed(size / 2, spread / n**0.5, n, comparisons)
+    assert needed == pytest.approx(4 * n, abs=1)
+    for effect, instances in ((size, n), (size / 2, needed)):
+        draws = generator.normal(effect, spread, size=(600, instances))
+        found = normal_test(draws.mean(1), draws.std(1, ddof=1) / instances**0.5) * comparisons < 0.05
+        assert abs(found.mean() - 0.8) < 5 * (0.16 / 600) ** 0.5
+    assert instances_needed(0.0, 1.0, 10, 1) is None
