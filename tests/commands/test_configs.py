@@ -1,6 +1,7 @@
 """Every choice of every group composes, and what it composes to can be built."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,11 @@ from mdm_lightning.denoiser.attention import AttentionPattern
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.evaluation.lm_eval.evaluation import LmEval
+from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import Expected
+from mdm_lightning.sampling.eos import EosFree, EosLast, EosNever
 from mdm_lightning.sampling.order import Confidence
+from mdm_lightning.sampling.presets import llada
 from mdm_lightning.training.optimizer import AdamW
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -106,13 +110,48 @@ def test_trainers(name):
     assert isinstance(instantiate(config.trainer, logger=False, enable_progress_bar=False), Trainer)
 
 
-OF_TRAINING = [name for name in choices("experiment") if name != "toy" and not name.startswith("paper")]
+OF_TRAINING = [name for name in choices("experiment") if not name.startswith(("toy", "paper", "llada"))]
+# From LLaDA's evaluation notes: generation length, block length, rule for EOS.
+LLADA = {f"llada_base_{task}": (1024, None, EosFree) for task in ("bbh", "gsm8k", "humaneval", "math", "mbpp")} | {
+    "llada_instruct_gsm8k": (512, None, EosLast),
+    "llada_instruct_math": (512, None, EosLast),
+    "llada_instruct_gpqa": (64, None, EosLast),
+    "llada_instruct_humaneval": (512, None, EosNever),
+    "llada_instruct_mbpp": (256, None, EosLast),
+    "llada_instruct_gsm8k_blocks": (256, 8, EosFree),
+    "llada_instruct_math_blocks": (512, 64, EosFree),
+    "llada_1p5_gsm8k": (256, 16, EosLast),
+    "llada_1p5_math": (1024, 128, EosLast),
+    "llada_1p5_gpqa": (256, 16, EosFree),
+    "llada_1p5_humaneval": (512, 32, EosLast),
+    "llada_1p5_mbpp": (512, 32, EosLast),
+}
 PAPERS = [name for name in choices("experiment") if name.startswith("paper_")]
 
 
 @pytest.mark.parametrize("name", OF_TRAINING)
 def test_experiments(name):
     assert instantiate(configure(f"experiment={name}").lr_schedule)(0) > 0
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in choices("experiment") if name.startswith("llada_") and name != "llada_chat"]
+)
+def test_lladas_evaluations(name):
+    """As published, a step for every position, and the command line has the last word."""
+    config = configure(f"experiment={name}", name="evaluate")
+    (evaluation,) = build_evaluations(config.evaluation).values()
+    assert isinstance(evaluation, LmEval)
+    sampler, (length, block, rule) = evaluation.sampler, LLADA[name]
+    assert (evaluation.generation_length, sampler.steps, sampler.blocks.length) == (length, length, block)
+    assert type(sampler.eos) is rule
+    assert replace(sampler, steps=64, blocks=Blocks(32), eos=EosFree()) == llada()
+    assert evaluation.chat == (not name.startswith("llada_base"))
+    assert config.trainer.precision == "bf16-true"
+    changed = configure(f"experiment={name}", "eos=never", "evaluation.generation_length=16", name="evaluate")
+    (evaluation,) = build_evaluations(changed.evaluation).values()
+    assert isinstance(evaluation, LmEval)
+    assert (evaluation.sampler.eos, evaluation.sampler.steps) == (EosNever(), 16)
 
 
 MEASURING = pytest.mark.parametrize("command", ["evaluate", "sweep"])
