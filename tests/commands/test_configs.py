@@ -173,7 +173,7 @@ def test_the_toy_experiment(command):
 @MEASURING
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_papers_benchmarks(command, name):
-    """What FIELD says of them: low-confidence order, and generation lengths with step budgets up to them."""
+    """The paper's settings: low-confidence order, and generation lengths with step budgets up to them."""
     config = configure(f"experiment={name}", name=command)
     (evaluation,) = build_evaluations(config.evaluation).values()
     assert isinstance(evaluation, LmEval)
