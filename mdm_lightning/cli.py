@@ -71,7 +71,7 @@ def sweep() -> None:
     if _asks("sweep"):
         return
     from mdm_lightning.commands.command import run_command
-    from mdm_lightning.commands.options.unread import check_ahead
+    from mdm_lightning.commands.options.ahead import check_ahead
 
     def check_and_sweep() -> None:
         check_ahead(sys.argv[1:], CONF, "sweep")

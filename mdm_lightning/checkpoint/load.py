@@ -3,25 +3,22 @@ distribution."""
 
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mdm_lightning.checkpoint.find import RUNS, find_checkpoint, names_published
 from mdm_lightning.checkpoint.published import PublishedCheckpoint, open_published
-from mdm_lightning.checkpoint.run import Run, build_model, describe, load_checkpoint
+from mdm_lightning.checkpoint.run import Run, describe, read_run
 from mdm_lightning.checkpoint.stored_config import build
 from mdm_lightning.data.source import PreparedData, Source
 from mdm_lightning.data.tasks.base import TaskSource
 from mdm_lightning.data.tasks.toy import DistributionSource
 from mdm_lightning.data.tokenizer.spec import Given
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
-from mdm_lightning.denoiser.base import DENOISER, Denoiser
+from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.exact import ExactDenoiser
-from mdm_lightning.denoiser.lora import Adapter, AllWeights
 from mdm_lightning.denoiser.published.family import NOTHING, Unstated
 from mdm_lightning.errors import UserError
 
@@ -138,89 +135,3 @@ def exact_denoiser(source: DistributionSource) -> ExactDenoiser:
     """The exact conditionals of a distribution, in float64."""
     distribution = source.distribution
     return ExactDenoiser(distribution.sequences, distribution.probabilities, distribution.vocab_size)
-
-
-def run_adapter(run: Run) -> Adapter:
-    """What a run trains of its denoiser.
-
-    Raises:
-        UserError: the run's configuration names something else than an adapter.
-    """
-    stored = run.config.get("adapter")
-    return build(stored, Adapter, run.path) if stored else AllWeights()
-
-
-def build_run(run: Run, tokenizer: Tokenizer) -> Denoiser:
-    """The denoiser of a run, without its weights; of one that began as a published model also without memory, because
-    there may be much of it.
-
-    Raises:
-        UserError: the run's configuration names something else than a denoiser, or one that its weights do not fit.
-    """
-    with torch.device("meta") if run.base is not None else nullcontext():
-        return build_model(run, tokenizer.vocab_size)
-
-
-def open_base(run: Run) -> PublishedCheckpoint:
-    """The published model that a run began with, with the run's tokenizer.
-
-    Raises:
-        UserError: there is none, it cannot be had any more, or its weights are others by now.
-    """
-    if run.base is None:
-        raise UserError(f"{run.path} does not say which published model it began with")
-    unstated = _unstated(run.base.get("unstated", {}), run.path)
-    published = open_published(run.base["origin"], Tokenizer.from_state(run.tokenizer_state), unstated)
-    if published.fingerprint != run.base["fingerprint"]:
-        raise UserError(f"{published.name} has other weights than when the run began: restore them")
-    return published
-
-
-def _unstated(known: Any, path: Path) -> Unstated:
-    try:
-        return Unstated(**known)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: what it says of the model that it began with is {known}") from error
-
-
-def read_run(
-    run: Run,
-    tokenizer: Tokenizer,
-    device: torch.device,
-    dtype: torch.dtype,
-    frozen_dtype: torch.dtype | None = None,
-) -> Denoiser:
-    """The denoiser that a run has trained; adapters are merged into the published model that they adapt.
-
-    Args:
-        dtype: of the weights.
-        frozen_dtype: of a published model under an adapter; by default the same.
-
-    Raises:
-        UserError: the weights do not fit the model that is described, or the published model is not to be had.
-    """
-    adapter = run_adapter(run)
-    if adapter.freezes:
-        base, dtype = open_base(run), frozen_dtype or dtype
-        denoiser = base.model.read(base.arguments, device, dtype)
-        adapter.inject(denoiser)
-    else:
-        denoiser = build_run(run, tokenizer).to(dtype)
-        if run.base is not None:
-            denoiser = denoiser.to_empty(device=device)
-    _load_weights(denoiser, run.path)
-    adapter.merge(denoiser)
-    return denoiser.to(device, dtype)
-
-
-def _load_weights(denoiser: Denoiser, path: Path) -> None:
-    stored = load_checkpoint(path)["state_dict"]
-    weights = {name.removeprefix(DENOISER): value for name, value in stored.items() if name.startswith(DENOISER)}
-    trained = {name for name, parameter in denoiser.named_parameters() if parameter.requires_grad}
-    try:
-        missing, unknown = denoiser.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise UserError(f"the weights in {path} do not fit the model described there: {error}") from error
-    missing = trained.intersection(missing)
-    if missing or unknown:
-        raise UserError(f"the weights in {path} do not fit the model described there: {sorted(missing) + unknown}")

@@ -1,24 +1,23 @@
-"""Run folders and the checkpoints in them: describing, and refusing what does not fit."""
+"""The checkpoints of runs: what they say of their run, and the denoiser in them; what does not fit is refused."""
 
-import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
-from mdm_lightning.checkpoint.find import CHECKPOINTS, CONFIG, LAST
+from mdm_lightning.checkpoint.published import PublishedCheckpoint, open_published
 from mdm_lightning.checkpoint.stored_config import build, named_class, plain_copy
 from mdm_lightning.data.source import digest
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import DENOISER, Denoiser, oversized
+from mdm_lightning.denoiser.lora import Adapter, AllWeights
+from mdm_lightning.denoiser.published.family import Unstated
 from mdm_lightning.denoiser.published.weight_files import first_sentence, refuse_hollow
 from mdm_lightning.errors import UserError
-
-TOKENIZER = "tokenizer"
 
 # Keys of the model's configuration that change neither its parameters nor what it computes.
 INCIDENTAL = {"activation_checkpointing"}
@@ -166,30 +165,87 @@ def metadata(
     }
 
 
-def refuse_occupied(folder: Path, going_on: Path | None) -> None:
-    """Nothing is trained over a run that is there.
-
-    Args:
-        going_on: the checkpoint from which this folder's run goes on; None if none does.
+def run_adapter(run: Run) -> Adapter:
+    """What a run trains of its denoiser.
 
     Raises:
-        UserError: there is another one.
+        UserError: the run's configuration names something else than an adapter.
     """
-    last = folder / CHECKPOINTS / LAST
-    if going_on == last:
-        return
-    if (folder / CONFIG).exists() or any((folder / CHECKPOINTS).glob("*.ckpt")):
-        raise UserError(f"{folder} holds a run: go on with it by ckpt=auto, or choose another run_dir=")
+    stored = run.config.get("adapter")
+    return build(stored, Adapter, run.path) if stored else AllWeights()
 
 
-def save_run(folder: Path, config: DictConfig, tokenizer: Tokenizer) -> None:
-    """Makes the run folder self-contained: the resolved configuration and the tokenizer."""
-    (folder / CONFIG).write_text(OmegaConf.to_yaml(config, resolve=True))
-    tokenizer.save(folder / TOKENIZER)
+def build_run(run: Run, tokenizer: Tokenizer) -> Denoiser:
+    """The denoiser of a run, without its weights; of one that began as a published model also without memory, because
+    there may be much of it.
+
+    Raises:
+        UserError: the run's configuration names something else than a denoiser, or one that its weights do not fit.
+    """
+    with torch.device("meta") if run.base is not None else nullcontext():
+        return build_model(run, tokenizer.vocab_size)
 
 
-def discard_beginning(folder: Path) -> None:
-    """Removes what a run that never took a step has written."""
-    shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
-    for path in (folder / CONFIG, folder / "hparams.yaml", *folder.glob("events.out.tfevents.*")):
-        path.unlink(missing_ok=True)
+def open_base(run: Run) -> PublishedCheckpoint:
+    """The published model that a run began with, with the run's tokenizer.
+
+    Raises:
+        UserError: there is none, it cannot be had any more, or its weights are others by now.
+    """
+    if run.base is None:
+        raise UserError(f"{run.path} does not say which published model it began with")
+    unstated = _unstated(run.base.get("unstated", {}), run.path)
+    published = open_published(run.base["origin"], Tokenizer.from_state(run.tokenizer_state), unstated)
+    if published.fingerprint != run.base["fingerprint"]:
+        raise UserError(f"{published.name} has other weights than when the run began: restore them")
+    return published
+
+
+def _unstated(known: Any, path: Path) -> Unstated:
+    try:
+        return Unstated(**known)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: what it says of the model that it began with is {known}") from error
+
+
+def read_run(
+    run: Run,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    dtype: torch.dtype,
+    frozen_dtype: torch.dtype | None = None,
+) -> Denoiser:
+    """The denoiser that a run has trained; adapters are merged into the published model that they adapt.
+
+    Args:
+        dtype: of the weights.
+        frozen_dtype: of a published model under an adapter; by default the same.
+
+    Raises:
+        UserError: the weights do not fit the model that is described, or the published model is not to be had.
+    """
+    adapter = run_adapter(run)
+    if adapter.freezes:
+        base, dtype = open_base(run), frozen_dtype or dtype
+        denoiser = base.model.read(base.arguments, device, dtype)
+        adapter.inject(denoiser)
+    else:
+        denoiser = build_run(run, tokenizer).to(dtype)
+        if run.base is not None:
+            denoiser = denoiser.to_empty(device=device)
+    _load_weights(denoiser, run.path)
+    adapter.merge(denoiser)
+    return denoiser.to(device, dtype)
+
+
+def _load_weights(denoiser: Denoiser, path: Path) -> None:
+    stored = load_checkpoint(path)["state_dict"]
+    weights = {name.removeprefix(DENOISER): value for name, value in stored.items() if name.startswith(DENOISER)}
+    trained = {name for name, parameter in denoiser.named_parameters() if parameter.requires_grad}
+    try:
+        missing, unknown = denoiser.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"the weights in {path} do not fit the model described there: {error}") from error
+    missing = trained.intersection(missing)
+    if missing or unknown:
+        raise UserError(f"the weights in {path} do not fit the model described there: {sorted(missing) + unknown}")

@@ -68,11 +68,11 @@ def build_callbacks(
     ]
 
 
-def build_loggers(loggers: DictConfig, resume_step: int | None) -> list[Logger]:
-    """Loggers; ours go on with the log of a run.
+def build_loggers(loggers: DictConfig, resume_step: int) -> list[Logger]:
+    """Loggers of a training run; ours go on with its log.
 
     Args:
-        resume_step: optimizer step from which a run goes on, 0 where it begins; None for anything but training.
+        resume_step: optimizer step from which the run goes on, 0 where it begins.
     """
     built = []
     for logger in loggers.values():

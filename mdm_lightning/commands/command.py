@@ -1,4 +1,7 @@
-"""From an exception to what the person at the keyboard sees: one line, and an exit status."""
+"""What surrounds every command: how it ends, in one line and an exit status, and the folder that it writes to.
+
+One command at a time has a folder, and one that comes to nothing leaves none.
+"""
 
 import functools
 import io
@@ -6,29 +9,40 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mdm_lightning.commands.causes import cause
-from mdm_lightning.commands.folders import discard_new
-from mdm_lightning.commands.options.command_line import explain_composition, readable
-from mdm_lightning.commands.options.flags import flags_first, read_flags
+from mdm_lightning.commands.options.command_line import flags_first, read_flags, readable
+from mdm_lightning.commands.options.explanations import explain_composition
 from mdm_lightning.commands.options.unread import check_options
 from mdm_lightning.commands.program import typed, typed_again, typed_path
 from mdm_lightning.errors import UserError
 from mdm_lightning.stopping import PREEMPTED, Preempted, Stopped, ignore_signals, raise_on_signals
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 ERROR_FILE = "MDM_ERROR_FILE"  # where a launched rank leaves its last words
+
+LOCK = ".lock"
+
+# What any command writes before it does anything. (Its log says no more than the line on the screen.)
+BEGINNINGS = ("*.log", LOCK, "multirun.yaml", "sweep.json")
+
+_new: list[tuple[Path, list[Path]]] = []  # folders that this command has made, with those around them, innermost first
 
 
 class RanksFailed(UserError):
@@ -142,3 +156,73 @@ def _leave(message: str, status: int) -> NoReturn:
         sys.stdout.flush()
     # Not sys.exit: threads of data loaders and process groups may keep a failed interpreter from ending.
     os._exit(status)
+
+
+class NewFolders(Callback):
+    """Hydra callback that notices which folders Hydra is about to make."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with suppress(OmegaConfBaseException):  # a name that cannot be resolved makes no folder, and is refused next
+            notice_new(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with suppress(OmegaConfBaseException):
+            notice_new(Path(config.hydra.sweep.dir))
+
+
+def notice_new(folder: Path) -> None:
+    """Called before a folder is made: remembers whether it, and which of those around it, did not exist."""
+    folder = folder.absolute()
+    if not folder.exists():
+        _new.append((folder, [parent for parent in folder.parents if not parent.exists()]))
+
+
+def discard_new() -> None:
+    """Removes the folders that this command has made and that hold nothing but how it began."""
+    for folder, around in _new:
+        with suppress(OSError):
+            _discard(folder)
+            for parent in around:
+                parent.rmdir()
+
+
+def _discard(folder: Path) -> None:
+    for child in folder.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            _discard(child)
+    left = list(folder.iterdir())
+    if all(path.is_file() and any(fnmatch(path.name, name) for name in BEGINNINGS) for path in left):
+        for path in left:
+            path.unlink()
+        folder.rmdir()
+
+
+@contextmanager
+def held(folder: Path, kind: str, instead: str) -> Iterator[None]:
+    """Holds a folder's lock, which the operating system frees when its holder dies, however it dies.
+
+    Args:
+        kind: of command that holds it: "training" or "sweep".
+        instead: what to choose another folder by.
+
+    Raises:
+        UserError: another command holds it, or the folder cannot be written to.
+    """
+    notice_new(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"another {kind} is running in {folder}: wait for it, or choose another {instead}"
+            ) from None
+        except NotImplementedError:
+            log.warning("the file system of %s has no locks: run one %s at a time in it", folder, kind)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another {instead}") from error
+    try:
+        yield
+    finally:
+        lock.release()

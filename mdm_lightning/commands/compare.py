@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 from mdm_lightning.checkpoint.find import RUNS, find_checkpoint, names_published
 from mdm_lightning.checkpoint.run import Run, describe
 from mdm_lightning.commands.command import explain
-from mdm_lightning.commands.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
+from mdm_lightning.commands.devices import join_ranks, local_ranks, precision_context, ranks_exist
+from mdm_lightning.commands.launch import launch_ranks
 from mdm_lightning.commands.options.command_line import override
-from mdm_lightning.commands.precision import precision_context
 from mdm_lightning.commands.subject import checkpoint_subject
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.processes import Processes

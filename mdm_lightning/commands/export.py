@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mdm_lightning.checkpoint.load import Origin
 from mdm_lightning.checkpoint.published import PublishedCheckpoint
 from mdm_lightning.checkpoint.run import Run
 from mdm_lightning.checkpoint.stored_config import named_class
-from mdm_lightning.commands.origin import Origin
 from mdm_lightning.commands.start import open_base
 from mdm_lightning.data.hub import TOKENIZER_FILES, has_tokenizer
 from mdm_lightning.data.source import Source

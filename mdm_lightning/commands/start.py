@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mdm_lightning.checkpoint.find import CHECKPOINTS, LAST, RUNS, find_checkpoint, names_published
-from mdm_lightning.checkpoint.load import open_base, run_adapter
 from mdm_lightning.checkpoint.published import PublishedCheckpoint, open_published
-from mdm_lightning.checkpoint.run import INCIDENTAL, Run, describe
+from mdm_lightning.checkpoint.run import INCIDENTAL, Run, describe, open_base, run_adapter
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.lora import Adapter, adapter_start, own_weights

@@ -1,27 +1,71 @@
-"""From `ckpt=`, `data=` and `trainer=` to the subject of an evaluation: a denoiser on its device, with its data."""
+"""From `ckpt=`, `data=` and `trainer=` to the subject of an evaluation: a denoiser on its device, with its data.
 
-import os
+Its origin is a run, a published model, or the distribution that `data=` gives.
+"""
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mdm_lightning.checkpoint.load import LONGEST, Oracle, Origin, exact_denoiser, read_run
-from mdm_lightning.checkpoint.published import PublishedCheckpoint
-from mdm_lightning.checkpoint.run import Run
+from mdm_lightning.checkpoint.find import RUNS, find_checkpoint, names_published
+from mdm_lightning.checkpoint.load import LONGEST, Oracle, Origin, exact_denoiser
+from mdm_lightning.checkpoint.published import PublishedCheckpoint, open_published
+from mdm_lightning.checkpoint.run import Run, describe, read_run
 from mdm_lightning.checkpoint.stored_config import build
-from mdm_lightning.commands.precision import stored_precision
+from mdm_lightning.commands.devices import choose_device, stored_precision
+from mdm_lightning.commands.options.command_line import override
+from mdm_lightning.commands.program import typed
 from mdm_lightning.data.source import PreparedData, Source
 from mdm_lightning.data.tasks.base import TaskSource
 from mdm_lightning.data.tasks.toy import DistributionSource
 from mdm_lightning.data.tokenizer.spec import Given
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
+from mdm_lightning.denoiser.published.family import Unstated
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import NoData, Subject
 from mdm_lightning.evaluation.processes import Processes
+
+
+def find_origin(config: DictConfig) -> Origin | None:
+    """Where the denoiser comes from: what ``ckpt=`` names, or without it the distribution of ``data=``; None without
+    either.
+
+    Args:
+        config: of a command; read are ``ckpt``, ``data``, and for published models ``published`` and ``tokenizer``,
+            which counts if they bring none along.
+
+    Raises:
+        UserError: there is no such checkpoint, or no such distribution.
+    """
+    ckpt, data = config.ckpt, config.get("data")
+    if ckpt is not None:
+        if names_published(ckpt):
+            return open_published(ckpt, config.get("tokenizer"), Unstated(**config.published))
+        return describe(find_checkpoint(ckpt, RUNS))
+    if data is None or not issubclass(get_class(data._target_), DistributionSource):
+        return None
+    return Oracle(instantiate(data))
+
+
+def needs_checkpoint(command: str) -> UserError:
+    """What to say where a command (evaluate, sweep) has no origin."""
+    return UserError(
+        f"{typed(command)} needs a checkpoint: ckpt=last, ckpt=RUN_FOLDER, ckpt=FILE.ckpt, or a published model's "
+        "folder or name on the hub (experiment=toy does without)"
+    )
+
+
+def describe_origin(origin: Origin) -> str:
+    """In a few words, for the log."""
+    return f"{origin.name} at step {origin.step:,}" if isinstance(origin, Run) else origin.name
+
+
+def choose_origin(origin: Origin) -> str:
+    """The override by which other processes mean the same origin."""
+    return "ckpt=null" if isinstance(origin, Oracle) else override("ckpt", origin.name)
 
 
 def load_subject(
@@ -106,21 +150,6 @@ def checkpoint_subject(
         seed=seed,
         processes=processes,
     )
-
-
-def choose_device(trainer: DictConfig) -> torch.device:
-    """The device of this process.
-
-    Raises:
-        UserError: the accelerator is not supported.
-    """
-    if trainer.accelerator not in ("auto", "cpu", "gpu", "cuda"):
-        raise UserError(f"trainer.accelerator={trainer.accelerator}: evaluation runs on auto, cpu or gpu")
-    if trainer.accelerator == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-    listed = OmegaConf.is_list(trainer.devices)
-    return torch.device("cuda", trainer.devices[local_rank] if listed else local_rank)
 
 
 def _source(data: DictConfig, model: Mapping[str, Any]) -> Source:

@@ -18,22 +18,23 @@ from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.checkpoint.find import CHECKPOINTS, LAST
-from mdm_lightning.checkpoint.run import Run, discard_beginning, metadata, refuse_occupied, save_run
+from mdm_lightning.checkpoint.run import Run, metadata
+from mdm_lightning.checkpoint.run_folder import discard_beginning, refuse_occupied, save_run
 from mdm_lightning.commands.announcement import announce, announce_recipe, trained_part
 from mdm_lightning.commands.callbacks import build_callbacks, build_loggers
-from mdm_lightning.commands.folders import held
-from mdm_lightning.commands.launch import (
+from mdm_lightning.commands.command import held
+from mdm_lightning.commands.devices import (
     first_rank,
-    launch_ranks,
     leads,
     local_ranks,
     ranks_exist,
+    refuse_low_precision,
+    stored_precision,
     world_size,
 )
-from mdm_lightning.commands.options.command_line import override
-from mdm_lightning.commands.options.flags import same_command
+from mdm_lightning.commands.launch import launch_ranks
+from mdm_lightning.commands.options.command_line import override, same_command
 from mdm_lightning.commands.options.unread import check_objects
-from mdm_lightning.commands.precision import refuse_low_precision, stored_precision
 from mdm_lightning.commands.resume import changes, chosen_groups, refuse_changes, resumed_config
 from mdm_lightning.commands.slurm import requeue
 from mdm_lightning.commands.start import (

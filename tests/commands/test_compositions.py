@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from mdm_lightning.commands.options.flags import Flags
+from mdm_lightning.commands.options.command_line import Flags
 from mdm_lightning.commands.sweep import compositions
 from mdm_lightning.commands.sweep.compositions import Compositions
 

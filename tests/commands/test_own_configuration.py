@@ -11,7 +11,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from mdm_lightning.commands.options.flags import Flags, read_flags, same_command
+from mdm_lightning.commands.options.command_line import Flags, read_flags, same_command
 from mdm_lightning.commands.sweep.compositions import Compositions
 from mdm_lightning.errors import UserError
 from tests.commands.conftest import REPOSITORY, Measuring, Start

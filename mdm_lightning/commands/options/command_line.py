@@ -1,26 +1,27 @@
-"""What was typed: texts as they stand, values with characters that Hydra reads as its own, and names mistyped."""
+"""What was typed, in Hydra's grammar: texts as they stand, and values with characters that Hydra reads as its own.
 
+And its flags, which say where Hydra looks for configurations: ``--config-dir``, ``--config-name``.
+"""
+
+import argparse
 import re
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import HydraException
 
-from mdm_lightning.commands.options.nearest import suggestion
 from mdm_lightning.errors import UserError
 
 TEXTS = ("prompt", "suffix", "system")
 """Options that are text, whatever it looks like, by the last part of their names."""
 
-_ARGUMENT = re.compile(r"(?P<key>[+~]{0,2}[\w.@/]+)=(?P<value>.*)", re.DOTALL)
+ARGUMENT = re.compile(r"(?P<key>[+~]{0,2}[\w.@/]+)=(?P<value>.*)", re.DOTALL)
 _QUOTED = re.compile(r"""(["'])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
 _CHOICE = re.compile(r"choice\(.*\)", re.DOTALL)
 _OWN_GRAMMAR = re.compile(r"""[\[{"']|\w+\(.*\)$""", re.DOTALL)
@@ -59,13 +60,13 @@ def readable(arguments: Sequence[str]) -> list[str]:
 
 
 def _readable(argument: str) -> str:
-    found = _ARGUMENT.fullmatch(argument)
+    found = ARGUMENT.fullmatch(argument)
     if found is None:
         return argument
     key, value = found["key"], found["value"]
     if key.rpartition(".")[2].lstrip("+~") in TEXTS:
         return _text(key, value)
-    if _OWN_GRAMMAR.match(value) or _parses(argument):
+    if _OWN_GRAMMAR.match(value) or parses(argument):
         return argument
     return override(key, value)
 
@@ -83,7 +84,7 @@ def _text(key: str, value: str) -> str:
     return f"{key}={{_target_:mdm_lightning.evaluation.generation.samples.spelled,percent:'{quote(value)}'}}"
 
 
-def _parses(argument: str) -> bool:
+def parses(argument: str) -> bool:
     try:
         parse([argument])
     except HydraException:
@@ -91,96 +92,84 @@ def _parses(argument: str) -> bool:
     return True
 
 
-def explain_composition(error: Exception, arguments: Sequence[str], conf: Path, name: str) -> Exception:
-    """What to say of a command line that Hydra could not make a configuration of; other errors as they are.
+@dataclass(frozen=True)
+class Flags:
+    """What the flags of a command line say.
 
-    Args:
-        error: what Hydra, or OmegaConf below it, raised.
-        arguments: the command line.
+    Attributes:
         conf: folder of the configuration.
         name: of its primary file.
+        folder: a further folder of configurations; None without one.
+        show: Hydra is asked to show something instead of running anything.
     """
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
-        return _no_choice(error, arguments, conf)
-    words = " ".join(str(error).split())
-    if isinstance(error, OverrideParseException | HydraException) and (unread := _unread(arguments)):
-        return unread
-    if several := re.search(r"(?:Sweep parameters|Ambiguous value for argument) '([^=']*)=(.*?)' ", words):
-        key, value = several.groups()
-        exactly = _typed(key, value)
-        return UserError(f"{key}= has several values, which only sweep.py tries; a text with commas: {exactly}")
-    if isinstance(error, ConfigCompositionException):
-        for pattern, say in (
-            (r"Could not override '(?P<key>[^']*)'", _no_option),
-            (r"Could not delete from config. '(?P<key>[^']*)'", _no_option),
-            (r"Could not delete '(?P<key>[^']*)'", _no_option),
-        ):
-            if found := re.search(pattern, words):
-                return say(found["key"], arguments, conf, name)
-        if found := re.search(r"An item is already at '([^']*)'", words):
-            return UserError(f"{found.group(1)} is there already: leave out the +, as in {found.group(1)}=VALUE")
-    if found := re.search(r"Interpolation key '([\w.]+)' not found", words):
-        key = found.group(1)
-        return UserError(f"there is no option {key} that ${{{key}}} could mean; an environment variable is written "
-                         f"${{oc.env:{key}}}")  # fmt: skip
-    return error
+
+    conf: Path
+    name: str
+    folder: Path | None = None
+    show: bool = False
 
 
-def _typed(key: str, text: str) -> str:
-    """A text as a shell wants it typed."""
-    return shlex.quote(override(key, text) if '"' in text else f'{key}="{text}"')
+def read_flags(arguments: Sequence[str], conf: Path, name: str) -> tuple[Flags, list[str]]:
+    """The flags of a command line, and its other arguments.
+
+    Args:
+        arguments: the command line without the program.
+        conf: folder of the configuration, where no flag names another.
+        name: of its primary file, where no flag names another.
+
+    Raises:
+        UserError: there is no such flag, or no such folder.
+    """
+    parser = _Parser(add_help=False)
+    parser.add_argument("--config-path", "-cp", type=Path, default=conf)
+    parser.add_argument("--config-name", "-cn", default=name)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--run", "-r", action="store_true")
+    for showing in (["--cfg", "-c"], ["--info", "-i"], ["--package", "-p"], ["--experimental-rerun"]):
+        parser.add_argument(*showing, dest="show", nargs="?", const="")
+    for showing in ("--resolve", "--version"):
+        parser.add_argument(showing, dest="show", action="store_const", const="")
+    found, overrides = parser.parse_known_args(arguments)
+    if unknown := next((argument for argument in overrides if argument.startswith("-")), None):
+        raise UserError(f"there is no flag {unknown}")
+    folder: Path | None = found.config_dir and found.config_dir.absolute()
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"--config-dir {found.config_dir} is no folder")
+    return Flags(found.config_path, found.config_name, folder, found.show is not None), overrides
 
 
-def _unread(arguments: Sequence[str]) -> UserError | None:
-    """The first argument that is no override, and how to type it."""
-    for argument in arguments:
-        if argument.startswith("-") or _parses(argument):
-            continue
-        found = _ARGUMENT.fullmatch(argument)
-        if found is None:
-            return UserError(f"{argument!r} is no option: write KEY=VALUE, as in seed=1")
-        exactly = _typed(found["key"], found["value"])
-        return UserError(f"{argument} cannot be read; a text with such characters is typed {exactly}")
-    return None
+def flags_first(arguments: Sequence[str], conf: Path, name: str) -> list[str]:
+    """A command line as Hydra reads it: it takes no flag between options.
+
+    Raises:
+        UserError: as ``read_flags``.
+    """
+    _, overrides = read_flags(arguments, conf, name)
+    return [*(argument for argument in arguments if argument not in overrides), *overrides]
 
 
-def _no_choice(error: MissingConfigException, arguments: Sequence[str], conf: Path) -> UserError:
-    missing = str(error.missing_cfg_file)
-    group, _, choice = missing.rpartition("/")
-    if not group:
-        return UserError(f"there is no configuration {missing}")
-    options = sorted(error.options or (file.stem for file in (conf / group).glob("*.yaml")))
-    typed = next((a for a in arguments if re.match(rf"\+{{0,2}}{re.escape(group)}(@[\w.]+)?=", a)), f"{group}={choice}")
-    return UserError(f"{typed}: {group} has no such choice{suggestion(choice, options)} ({', '.join(options)})")
+def same_files(hydra: HydraConf) -> list[str]:
+    """The flags by which another process reads the configuration files that Hydra has read in this one."""
+    paths = {source.provider: source.path for source in hydra.runtime.config_sources if source.schema == "file"}
+    folders = {"--config-path": "main", "--config-dir": "command-line"}
+    flags = [f"{flag}={paths[provider]}" for flag, provider in folders.items() if provider in paths]
+    return [*flags, f"--config-name={hydra.job.config_name}"]
 
 
-def _no_option(key: str, arguments: Sequence[str], conf: Path, name: str) -> UserError:
-    return UserError(f"there is no option {key}{suggestion(key, _known(arguments, conf, name))}")
+def same_command(hydra: HydraConf, *pinned: str) -> list[str]:
+    """The arguments by which another process composes the configuration that Hydra has composed in this one.
+
+    Args:
+        pinned: overrides to use instead of whatever was typed of the same options.
+    """
+    keys = {override.partition("=")[0] for override in pinned}
+    said = [*hydra.overrides.hydra, *hydra.overrides.task]
+    return [*same_files(hydra), *(override for override in said if override.partition("=")[0] not in keys), *pinned]
 
 
-def _known(arguments: Sequence[str], conf: Path, name: str) -> list[str]:
-    """All options, of the configuration that the choices of groups on the command line make, if they do."""
-    choices = [a for a in arguments if "=" in a and "." not in a.partition("=")[0] and _is_group(a, conf)]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        try:
-            config = compose(name, choices)
-        except (HydraException, OmegaConfBaseException):
-            config = compose(name)
-    groups = [folder.name for folder in conf.iterdir() if folder.is_dir()]
-    return [*groups, *_keys(config, "")]
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as for everything else that is typed."""
 
-
-def _is_group(argument: str, conf: Path) -> bool:
-    key, _, choice = argument.partition("=")
-    return (conf / key.partition("@")[0] / f"{choice}.yaml").is_file()
-
-
-def _keys(node: DictConfig, path: str) -> Iterator[str]:
-    for key in map(str, node):
-        full = f"{path}.{key}" if path else key
-        yield full
-        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
-            value = node[key]
-            if isinstance(value, DictConfig):
-                yield from _keys(value, full)
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)

@@ -3,11 +3,16 @@
 Everything else in a configuration is an argument of something that is built, and its constructor is the schema.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from mdm_lightning.arguments import check, check_numbers, finite
+from mdm_lightning.checkpoint.find import refuse_missing_checkpoint
+from mdm_lightning.data.hub import refuse_missing_tokenizer
+from mdm_lightning.data.text.corpus import refuse_missing
+from mdm_lightning.errors import UserError
 
 MOST_WORKERS = 256
 """Data loading processes per device; more would be a slip of the finger."""
@@ -217,6 +222,18 @@ class SweepCommand(MeasuringCommand):
     sweep: Sweeping | None = None
 
 
+def parse_precision(precision: object) -> tuple[str, bool]:
+    """What ``trainer.precision`` says: the bits to compute in (16, bf16, 32, 64), and whether weights stay in float32.
+
+    Raises:
+        UserError: there is no such precision.
+    """
+    bits, _, kind = str(precision).partition("-")
+    if bits not in ("16", "bf16", "32", "64") or kind not in ("", "true", "mixed"):
+        raise UserError(f"trainer.precision={precision}: use 32-true, bf16-mixed, bf16-true, 16-mixed or 64-true")
+    return bits, kind == "mixed" or (kind == "" and bits in ("16", "bf16"))
+
+
 def command(config: Mapping[Any, Any]) -> type[Common]:
     """Which command a configuration is for."""
     if "evaluation" not in config:
@@ -237,3 +254,23 @@ def holds_objects(schema: type[Any]) -> bool:
 def names(schema: type[Any]) -> list[str]:
     """The settings of a node."""
     return [setting.name for setting in fields(schema)]
+
+
+def _refuse_checkpoint(ckpt: str) -> None:
+    if ckpt != "auto":  # of run_dir=, if it has one
+        refuse_missing_checkpoint(ckpt)
+
+
+def _refuse_advice(path: str) -> None:
+    if not Path(path).expanduser().exists():
+        raise UserError(f"cannot read advice={path}: No such file or directory")
+
+
+REFUSALS: Mapping[str, Callable[[str], None]] = {
+    "ckpt": _refuse_checkpoint,
+    "advice": _refuse_advice,
+    "data.path": lambda path: refuse_missing(path, "data.path"),
+    "data.validation_path": lambda path: refuse_missing(path, "data.validation_path"),
+    "tokenizer.name_or_path": refuse_missing_tokenizer,
+}
+"""Options that name something on the disk, each with what raises a UserError where nothing is there."""

@@ -1,33 +1,36 @@
 """The whole configuration is looked at before anything is done: names that nobody reads, values of the wrong type, and
 numbers out of range are refused, each under the name of the option that was typed.
 
-The schemas are the constructors of what will be built, and ``settings.py`` for what belongs to no object. Constructors
-are looked at last: to import them takes seconds, in which most of what is mistyped could have been answered.
+The schemas are the constructors of what will be built (their annotations, strictly: 10.5 is no whole number, and
+neither is true), and ``settings.py`` for what belongs to no object. Constructors are looked at last: to import them
+takes seconds, in which most of what is mistyped could have been answered.
 """
 
 import dataclasses
+import inspect
 import re
+import types
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from functools import cache
+from importlib import import_module
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
 from mdm_lightning.arguments import BadArgument
 from mdm_lightning.commands.options import settings
-from mdm_lightning.commands.options.command_line import parse
+from mdm_lightning.commands.options.explanations import KINDS, blame, dangling, words
 from mdm_lightning.commands.options.nearest import suggestion
-from mdm_lightning.commands.options.paths import REFUSALS
-from mdm_lightning.commands.options.value_types import TARGET, arguments, fits, is_object, located, needed, words
 from mdm_lightning.errors import UserError
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+
+TARGET = "_target_"
 
 # Arguments that the commands give themselves, beside those of the configuration.
 _GIVEN = {"vocab_size"}
@@ -53,7 +56,7 @@ def check_options(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         UserError: an option has a name that nobody reads, or a value that it cannot have.
     """
     schema = settings.command(config)
-    inspection = _Inspection(config, overrides)
+    inspection = Inspection(config, overrides)
     inspection.node(config, schema, "")
     if schema is settings.TrainCommand:
         inspection.refuse_trainer(settings.SET_ELSEWHERE, "is not for you to set: see {}=")
@@ -63,43 +66,13 @@ def check_options(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             unread.pop(name, None)
         inspection.refuse_trainer(unread, "is for training; what is read of the trainer here: {}")
     inspection.paths()
-    from mdm_lightning.commands.precision import stored_precision  # with torch
-
-    stored_precision(config.trainer)  # says more of it than Lightning's annotations
+    settings.parse_precision(config.trainer.precision)  # says more of it than Lightning's annotations
     inspection.objects()
     if schema is settings.TrainCommand:
         inspection.ranges(settings.TrainerLimits, config.trainer, "trainer")
     if schema is not settings.TrainCommand or config.ckpt is None:  # else another's settings may still come in
         check_objects(config)
     return config
-
-
-def check_ahead(typed: Sequence[str], conf: Path, name: str) -> None:
-    """Checks what a sweep's command line asks for, with the first value of each axis, as far as that is known before
-    anything that takes time is imported.
-
-    Args:
-        typed: the command line; nothing is checked of one that asks Hydra for something else.
-        conf: folder of the configuration.
-        name: of its primary file.
-
-    Raises:
-        UserError: a setting has a name that nobody reads or a value that it cannot have, or nothing is at a path.
-    """
-    overrides = [argument for argument in typed if argument not in ("-m", "--multirun")]
-    if any(argument.startswith(("-", "report=")) for argument in overrides):
-        return
-    first = []
-    for override in parse(overrides):
-        if not override.is_sweep_override():
-            first.append(override.input_line)
-        elif override.is_discrete_sweep():
-            first += [f"{override.get_key_element()}={value}" for value in [*override.sweep_string_iterator()][:1]]
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose(name, first, return_hydra_config=True)
-    inspection = _Inspection(config, overrides)
-    inspection.node(config, settings.command(config), "")
-    inspection.paths()
 
 
 def check_objects(config: DictConfig) -> None:
@@ -109,15 +82,22 @@ def check_objects(config: DictConfig) -> None:
         UserError: a constructor refuses its arguments.
     """
     # Of a copy: building resolves the references among nodes, for good.
-    _Inspection(config, ()).build(deepcopy(config), "")
+    Inspection(config, ()).build(deepcopy(config), "")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Inspection:
+class Inspection:
+    """A walk through a configuration.
+
+    Attributes:
+        root: the whole configuration.
+        overrides: as typed.
+        waiting: objects to check, with their paths, once all that is known without importing them is checked.
+    """
+
     root: DictConfig
     overrides: Sequence[str]
     waiting: deque[tuple[DictConfig, str]] = dataclasses.field(default_factory=deque)
-    """Objects to check, with their paths, once all that is known without importing them is checked."""
 
     def node(self, node: DictConfig, schema: type[Any], path: str) -> None:
         """Checks a node whose settings belong to no object."""
@@ -145,7 +125,7 @@ class _Inspection:
         try:
             schema(**{name: node[name] for name in settings.names(schema) if name in node})
         except BadArgument as error:
-            raise self.blame(error, path) from error
+            raise blame(error, path, self.name) from error
 
     def refuse_trainer(self, unread: Mapping[str, str], words: str) -> None:
         """Refuses arguments of the trainer that were typed and would not be what they seem."""
@@ -155,7 +135,7 @@ class _Inspection:
 
     def paths(self) -> None:
         """Refuses paths at which nothing is; of what is built, those of our own classes."""
-        for key, refuse in REFUSALS.items():
+        for key, refuse in settings.REFUSALS.items():
             path, _, name = key.rpartition(".")
             node = OmegaConf.select(self.root, path) if path else self.root
             if not isinstance(node, DictConfig) or name not in node:
@@ -235,7 +215,7 @@ class _Inspection:
                 try:
                     instantiate(value)
                 except InstantiationException as error:
-                    blamed = self.blame(error, _join(path, key))
+                    blamed = blame(error, _join(path, key), self.name)
                     if blamed is error:  # which must not become its own cause
                         raise
                     raise blamed from error
@@ -255,35 +235,10 @@ class _Inspection:
         try:
             return node[name]
         except (InterpolationKeyError, InterpolationResolutionError) as error:
-            raise UserError(self.dangling(error, node, name, path)) from error
+            left_out = lambda option: self.typed(option, "~") is not None  # noqa: E731
+            raise dangling(error, _join(path, name), str(_raw(node, name)), left_out) from error
         except OmegaConfBaseException as error:
             raise UserError(f"{_join(path, name)} cannot be read: {' '.join(str(error.msg).split())}") from error
-
-    def dangling(self, error: Exception, node: DictConfig, name: str, path: str) -> str:
-        if unset := re.search(r"Environment variable '([^']+)' not found", str(error)):
-            return f"{_join(path, name)}: the environment variable {unset.group(1)} is not set"
-        missing = re.search(r"Interpolation key '([\w.]+)' not found", str(error))
-        if missing is None:
-            return f"{_join(path, name)}={_raw(node, name)} cannot be resolved: {str(error).splitlines()[0]}"
-        wanted = missing.group(1)
-        if self.typed(wanted, "~") is not None:
-            return f"{wanted} cannot be left out: {_join(path, name)} needs it"
-        return (
-            f"{_join(path, name)}: there is no option {wanted} that ${{{wanted}}} could mean; an environment variable "
-            f"is written ${{oc.env:{wanted}}}"
-        )
-
-    def blame(self, error: Exception, path: str) -> Exception:
-        """The error under the name of the option that was typed."""
-        if isinstance(error, InstantiationException) and error.__cause__ is not None:
-            inner = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else path
-            return self.blame(error.__cause__, inner) if isinstance(error.__cause__, Exception) else error
-        if isinstance(error, BadArgument):
-            key = self.name(_join(path, error.name))
-            return UserError(f"{key} must be {error.wanted}, got {_shown(error.value)}")
-        if isinstance(error, ValueError):
-            return UserError(f"{error} (in the configuration: {path})")
-        return error
 
     def name(self, key: str) -> str:
         """The option that a value comes from, where it, or what it is part of, only refers to another."""
@@ -323,5 +278,60 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _shown(value: Any) -> Any:
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a value may be given where ``hint`` is annotated. What will be built stands for any class."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(choice, value) for choice in arguments)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
+    if is_object(value):
+        return hint not in KINDS or hint is str  # a text may be built, too
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    if hint in KINDS:
+        return isinstance(value, hint)
+    base = origin or hint
+    if base is tuple:
+        return isinstance(value, ListConfig) and _fit_tuple(arguments, value)
+    if isinstance(base, type) and issubclass(base, Sequence):
+        return isinstance(value, ListConfig) and all(fits(arguments[0], item) for item in value if arguments)
+    if isinstance(base, type) and issubclass(base, Mapping):
+        return isinstance(value, DictConfig) and all(fits(arguments[1], item) for item in value.values() if arguments)
+    return not (isinstance(hint, type) and hint.__module__.startswith("mdm_lightning."))
+
+
+def _fit_tuple(hints: Sequence[Any], value: ListConfig) -> bool:
+    if len(hints) == 2 and hints[1] is ...:
+        return all(fits(hints[0], item) for item in value)
+    return len(hints) == len(value) and all(fits(hint, item) for hint, item in zip(hints, value, strict=True))
+
+
+def is_object(value: Any) -> bool:
+    """Whether a value of the configuration will be built."""
+    return isinstance(value, DictConfig) and TARGET in value
+
+
+@cache
+def located(target: str) -> Any:
+    """The class or function of a dotted name."""
+    module, _, name = target.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+@cache
+def arguments(target: Callable[..., Any]) -> tuple[Mapping[str, Any], bool]:
+    """Names and annotations of what a class or function takes, and whether it takes other names as well."""
+    parameters = inspect.signature(target).parameters.values()
+    try:
+        hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
+    except (NameError, TypeError, AttributeError):  # annotations of another package that its users cannot look up
+        hints = {}
+    plain = {p.name: hints.get(p.name, Any) for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    return plain, any(p.kind == p.VAR_KEYWORD for p in parameters)
+
+
+def needed(target: Callable[..., Any]) -> list[str]:
+    """Names of what it cannot do without."""
+    parameters = inspect.signature(target).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

@@ -12,11 +12,10 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from mdm_lightning.commands.callbacks import build_loggers
 from mdm_lightning.commands.command import explain
+from mdm_lightning.commands.devices import precision_context
 from mdm_lightning.commands.evaluate import build_evaluations, run_evaluations
 from mdm_lightning.commands.options.command_line import line, parse
-from mdm_lightning.commands.precision import precision_context
 from mdm_lightning.commands.sweep.progress import SweepProgress
 from mdm_lightning.data.source import digest
 from mdm_lightning.diffusion.schedule import LinearSchedule
@@ -216,7 +215,7 @@ def _log(config: DictConfig, cell: Cell) -> None:
     metrics: dict[str, float] = {}
     for row in sorted(cell.rows, key=lambda row: row.better is None):
         metrics.setdefault(row.tag, row.value)
-    for logger in build_loggers(config.logger, None):
+    for logger in map(instantiate, config.logger.values()):
         if isinstance(logger, TensorBoard):
             named = {f"sweep/{tag}": value for tag, value in metrics.items()}
             logger.log_final(hparams, named, 0, columns={"alpha": 0.0, "beta": 0.0})

@@ -15,8 +15,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mdm_lightning.commands.options.command_line import line, parse
-from mdm_lightning.commands.options.flags import Flags
+from mdm_lightning.commands.options.command_line import Flags, line, parse
 from mdm_lightning.errors import UserError
 
 

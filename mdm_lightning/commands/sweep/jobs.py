@@ -11,10 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mdm_lightning.commands.command import explain
-from mdm_lightning.commands.launch import join_ranks
-from mdm_lightning.commands.options.flags import Flags
-from mdm_lightning.commands.origin import find_origin, needs_checkpoint
-from mdm_lightning.commands.subject import load_subject
+from mdm_lightning.commands.devices import join_ranks
+from mdm_lightning.commands.options.command_line import Flags
+from mdm_lightning.commands.subject import find_origin, load_subject, needs_checkpoint
 from mdm_lightning.commands.sweep.cell import Combination, axes, run_cell
 from mdm_lightning.commands.sweep.progress import SweepProgress
 from mdm_lightning.evaluation.base import Subject

@@ -14,8 +14,7 @@ from omegaconf import DictConfig
 from mdm_lightning.checkpoint.load import Origin
 from mdm_lightning.commands.command import explain
 from mdm_lightning.commands.evaluate import build_evaluations
-from mdm_lightning.commands.options.command_line import line, parse
-from mdm_lightning.commands.options.flags import Flags
+from mdm_lightning.commands.options.command_line import Flags, line, parse
 from mdm_lightning.commands.subject import load_subject
 from mdm_lightning.commands.sweep.cell import Combination, axes, run_cell
 from mdm_lightning.commands.sweep.compositions import Compositions

@@ -20,16 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.checkpoint.load import Origin
 from mdm_lightning.checkpoint.stored_config import trusting
-from mdm_lightning.commands.command import ERROR_FILE
+from mdm_lightning.commands.command import ERROR_FILE, held
+from mdm_lightning.commands.devices import join_ranks, local_ranks, ranks_exist
 from mdm_lightning.commands.evaluate import build_evaluations
-from mdm_lightning.commands.folders import held
-from mdm_lightning.commands.launch import join_ranks, launch_ranks, local_ranks, ranks_exist
-from mdm_lightning.commands.options.command_line import line, override, parse
-from mdm_lightning.commands.options.flags import Flags, read_flags, same_files
+from mdm_lightning.commands.launch import launch_ranks
+from mdm_lightning.commands.options.command_line import Flags, line, override, parse, read_flags, same_files
 from mdm_lightning.commands.options.nearest import suggestion
 from mdm_lightning.commands.options.unread import check_options
-from mdm_lightning.commands.origin import choose_origin, find_origin, needs_checkpoint
 from mdm_lightning.commands.program import typed
+from mdm_lightning.commands.subject import choose_origin, find_origin, needs_checkpoint
 from mdm_lightning.commands.sweep.compositions import Compositions
 from mdm_lightning.commands.sweep.jobs import in_this_process
 from mdm_lightning.commands.sweep.plan import SweepPlan

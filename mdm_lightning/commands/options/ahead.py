@@ -1,0 +1,38 @@
+"""A sweep's command line, checked before anything that takes time is imported."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from mdm_lightning.commands.options import settings
+from mdm_lightning.commands.options.command_line import parse
+from mdm_lightning.commands.options.unread import Inspection
+
+
+def check_ahead(typed: Sequence[str], conf: Path, name: str) -> None:
+    """Checks what a sweep's command line asks for, with the first value of each axis, as far as that is known before
+    anything that takes time is imported.
+
+    Args:
+        typed: the command line; nothing is checked of one that asks Hydra for something else.
+        conf: folder of the configuration.
+        name: of its primary file.
+
+    Raises:
+        UserError: a setting has a name that nobody reads or a value that it cannot have, or nothing is at a path.
+    """
+    overrides = [argument for argument in typed if argument not in ("-m", "--multirun")]
+    if any(argument.startswith(("-", "report=")) for argument in overrides):
+        return
+    first = []
+    for override in parse(overrides):
+        if not override.is_sweep_override():
+            first.append(override.input_line)
+        elif override.is_discrete_sweep():
+            first += [f"{override.get_key_element()}={value}" for value in [*override.sweep_string_iterator()][:1]]
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose(name, first, return_hydra_config=True)
+    inspection = Inspection(config, overrides)
+    inspection.node(config, settings.command(config), "")
+    inspection.paths()
