@@ -126,8 +126,8 @@ def adopt_sizes(config: DictConfig, start: Start, overrides: list[str]) -> None:
 
 
 @dataclass(frozen=True)
-class PublishedWeights:
-    """Gives a denoiser without memory its memory, published weights, and first values for an adapter's.
+class StartingWeights:
+    """What a denoiser without memory starts from: gives it memory, published weights, and an adapter's first values.
 
     Args:
         published: where the weights are.

@@ -38,8 +38,8 @@ from mdm_lightning.commands.options.unread import check_objects
 from mdm_lightning.commands.resume import changes, chosen_groups, refuse_changes, resumed_config
 from mdm_lightning.commands.slurm import requeue
 from mdm_lightning.commands.start import (
-    PublishedWeights,
     Start,
+    StartingWeights,
     adopt_sizes,
     build_published,
     find_start,
@@ -217,7 +217,7 @@ def _build_denoiser(
             log.info("starting from %s", start.published.name)
         dtype = stored_precision(config.trainer, frozen=adapter.freezes)
         denoiser = build_published(start.published, config.model, adapter, dtype)
-        return denoiser, PublishedWeights(start.published, config.seed)
+        return denoiser, StartingWeights(start.published, config.seed)
     if start.resumed is not None and start.base is not None:  # maybe too large to be made in vain by every process
         with torch.device("meta"):
             return instantiate(config.model, vocab_size=data.tokenizer.vocab_size), give_memory

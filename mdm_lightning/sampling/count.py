@@ -26,10 +26,8 @@ class PlannedCount(ABC):
 
     remasks: ClassVar[bool] = False
     """Whether revealed positions may be masked again."""
-    on_schedule: ClassVar[bool] = True
-    """Whether step k of K begins at the schedule's time k / K."""
     reads_schedule: ClassVar[bool] = True
-    """Whether the schedule matters."""
+    """Whether the schedule matters: step k of K then begins at its time k / K."""
     reads_steps: ClassVar[bool] = True
     """Whether the step budget does."""
     reads_noise: ClassVar[bool] = True
@@ -204,7 +202,6 @@ class FixedSizes(FixedCount):
     """Numbers per step that follow from the number of positions alone, with as many steps as that takes: neither the
     schedule nor the step budget matters."""
 
-    on_schedule: ClassVar[bool] = False
     reads_schedule: ClassVar[bool] = False
     reads_steps: ClassVar[bool] = False
 

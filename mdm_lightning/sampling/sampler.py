@@ -228,7 +228,7 @@ class Sampler:
             plans = [self.order.arrange(plan, noise) for plan in plans]
         plan = reduce(RevealPlan.then, plans)
         kept = None
-        if self.count.on_schedule and len(parts) == 1:
+        if self.count.reads_schedule and len(parts) == 1:
             kept = alpha_grid(self.schedule, parts[0].steps)
         if isinstance(self.order, StaticOrder):
             return PlannedPositions(plan, kept, noise, canvas.tokens.device)

@@ -28,7 +28,7 @@ _QWEN2_PIECES = (
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedTokenizer:
     """A tokenizer's files.
 
     Attributes:
@@ -48,7 +48,7 @@ class Published:
     fingerprint: str | None
 
 
-def read_published(path: Path) -> Published:
+def read_published_tokenizer(path: Path) -> PublishedTokenizer:
     """Read a folder with a `tokenizer.json`, or with `vocab.json` and `merges.txt`; or a `tokenizer.json`.
 
     What `Tokenizer.save` declared beside it counts alone; else `tokenizer_config.json` goes before
@@ -74,7 +74,7 @@ def read_published(path: Path) -> Published:
         content = read_text(origin)
     fingerprint = str(declared["fingerprint"]) if "fingerprint" in declared else None
     ids = {token["content"]: token["id"] for token in added}
-    return Published(str(origin), content, names, ids, _chat_template(folder, declared), fingerprint)
+    return PublishedTokenizer(str(origin), content, names, ids, _chat_template(folder, declared), fingerprint)
 
 
 def _configuration(folder: Path) -> dict[str, object]:

@@ -21,7 +21,7 @@ from mdm_lightning.data.tokenizer.published import (
     SAVED_FILE,
     TEMPLATE_FILE,
     TOKENIZER_FILE,
-    read_published,
+    read_published_tokenizer,
 )
 from mdm_lightning.data.tokenizer.vocabulary import unknown_id, without_spelling
 from mdm_lightning.errors import UserError
@@ -239,7 +239,7 @@ class Tokenizer:
         Raises:
             UserError: missing, unreadable, or not what was saved.
         """
-        published = read_published(Path(path))
+        published = read_published_tokenizer(Path(path))
         given = {"bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token}
         names = {role: name or published.names[role] for role, name in given.items()}
         tokenizer = cls(published.content, origin=published.origin, chat_template=published.chat_template, **names)
