@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mdm_lightning.arguments import BadArgument
 from mdm_lightning.commands.causes import cause
 from mdm_lightning.commands.options.command_line import flags_first, read_flags, readable
 from mdm_lightning.commands.options.explanations import explain_composition
@@ -127,6 +128,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         key = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
         inner = error.__cause__
+        if isinstance(inner, BadArgument) and key:
+            return f"{key}.{inner.name} must be {inner.wanted}, got {inner.value}"
         plain = isinstance(inner, TypeError | ImportError)  # of a constructor, which speaks of its arguments
         said = " ".join(str(inner).split()) if plain else explain(inner)
         return said + (f" (in the configuration: {key})" if key else "")
@@ -139,7 +142,8 @@ def explain(error: BaseException) -> str:
 
 
 def _hint(error: BaseException) -> str:
-    addressed = isinstance(error, UserError | HydraException | OmegaConfBaseException) or cause(error) is not None
+    ours = UserError | BadArgument | HydraException | OmegaConfBaseException
+    addressed = isinstance(error, ours) or cause(error) is not None
     return "" if addressed else " (debug=true shows the traceback)"
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mdm_lightning.arguments import BadArgument
 from mdm_lightning.denoiser.attention import AttentionPattern, Full
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.key_value_cache import KeyValueCache
@@ -107,13 +108,13 @@ class Transformer(Denoiser):
         """For constructors.
 
         Raises:
-            ValueError: a size is not positive, or too large.
+            BadArgument: a size is not positive, or too large.
         """
         for name, value in ({"vocab_size": self.vocab_size, "length": self.length} | sizes).items():
             if value < 1:
-                raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {value}")
+                raise BadArgument(self, name, value, "at least 1")
             if value > LARGEST:
-                raise ValueError(f"{type(self).__name__}: {name} must be at most {LARGEST:,}, got {value}")
+                raise BadArgument(self, name, value, f"at most {LARGEST:,}")
 
     def head_width(self, hidden_size: int, heads: int) -> int:
         """Channels of each head that share ``hidden_size``.

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from mdm_lightning.arguments import check_numbers
+from mdm_lightning.arguments import BadArgument, check_numbers
 
 NO_BLOCK = torch.iinfo(torch.int64).max
 
@@ -50,13 +50,13 @@ class Blocks:
         """The blocks in order, with the step budget of each; without a budget, a step for every position.
 
         Raises:
-            ValueError: there are fewer steps than blocks.
+            BadArgument: there are fewer steps than blocks.
         """
         index = self.index(generated)
         blocks = index.masked_fill(~generated, -1).amax(1) + 1
         most = int(blocks.max()) if len(blocks) else 0
         if steps is not None and steps < most:
-            raise ValueError(f"Blocks: {steps} steps are too few for {most} blocks: give at least one step per block")
+            raise BadArgument(self, "steps", steps, f"at least one for each of {most} blocks")
         parts = []
         for number in range(most):
             members = index == number

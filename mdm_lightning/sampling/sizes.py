@@ -57,7 +57,6 @@ class ShareOfRemaining(FixedCount):
         ValueError: it is no share.
     """
 
-    on_schedule: ClassVar[bool] = False
     reads_schedule: ClassVar[bool] = False
     eps: float = 1e-3
 

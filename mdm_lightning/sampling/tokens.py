@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from mdm_lightning.arguments import check, check_numbers, finite
+from mdm_lightning.arguments import BadArgument, check, check_numbers, finite
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class TokenSampler:
 
     def check(self, vocab_size: int) -> None:
         """Raises:
-        ValueError: a banned token is outside the vocabulary of ``vocab_size`` tokens, or all are banned.
+        BadArgument: a banned token is outside the vocabulary of ``vocab_size`` tokens, or all are banned.
         """
         outside = [token for token in self.banned if not 0 <= token < vocab_size]
         if outside:
-            raise ValueError(f"TokenSampler: banned token {outside[0]} is not in the vocabulary of {vocab_size} tokens")
+            raise BadArgument(self, "banned", outside, f"tokens of the vocabulary, from 0 to {vocab_size - 1}")
         if len(set(self.banned)) == vocab_size:
-            raise ValueError("TokenSampler: every token is banned")
+            raise BadArgument(self, "banned", list(self.banned), f"fewer than all {vocab_size} tokens")
 
     def suppress(self, logits: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
         """The logits with those of banned tokens at -inf."""

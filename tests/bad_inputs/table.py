@@ -113,8 +113,8 @@ lr_schedule.final=2 | lr_schedule.final must be from 0 to 1
 lr_schedule.decay=-0.5 | lr_schedule.decay must be from 0 to 1
 model.heads=5 | hidden_size 32 must be an even multiple of heads 5
 model.heads=true | model.heads must be a whole number, got true
-model.depth=0 | depth must be at least 1
-model.depth=1000000000 | depth must be at most
+model.depth=0 | error: model.depth must be at least 1, got 0
+model.depth=1000000000 | error: model.depth must be at most
 model.hidden_size=32.0 | model.hidden_size must be a whole number, got 32.0
 model.time_conditioning=2 | model.time_conditioning must be true or false
 data.length=64 | data.length=64 is beyond the model's length
@@ -190,6 +190,7 @@ evaluation.sequences=many | evaluation.sequences must be a whole number or null,
 evaluation.batch_size=0 | evaluation.batch_size must be at least 1
 evaluation.batch_size=1.5 | evaluation.batch_size must be a whole number, got 1.5
 evaluation.first=-1 | evaluation.first must be at least 0
+evaluation.first=99999999999999999999 | evaluation.first must be below
 evaluation=likelihood evaluation.first=100000 | none from 100000 on
 evaluation=likelihood evaluation.likelihood.draws=0 | evaluation.likelihood.draws must be at least 1
 evaluation=profile evaluation.profile.knots=1 | evaluation.profile.knots must be at least 2
@@ -209,6 +210,8 @@ evaluation=lm_eval evaluation.tasks=[gsm8k] +evaluation.files.gsm8l={f} | did yo
 sampler.steps=0 | sampler.steps must be a positive integer
 sampler.steps=x | sampler.steps must be a whole number or null, got x
 sampler.blocks.length=0 | sampler.blocks.length must be at least 1
+evaluation=samples sampler.steps=1 sampler.blocks.length=2 | steps must be at least one for each of
+evaluation=samples tokens.banned=[1000] | banned must be tokens of the vocabulary
 evaluation=likelihood estimator=policy sampler=remdm | walk: RemaskCapped masks positions again
 evaluation=likelihood estimator=policy count=confidence_threshold order=confidence | have an exact likelihood
 order=minimum_distance order.distance=0 | order.distance must be at least 1

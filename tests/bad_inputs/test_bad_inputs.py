@@ -15,7 +15,16 @@ TABLE = [(script, *row) for script, table in (("train", TRAIN), ("evaluate", EVA
          for row in rows(table)]  # fmt: skip
 
 # What libraries say of themselves, and no person should have to read.
-FOREIGN = ("Traceback", "TypeError", "KeyError", "AttributeError", "mismatched input", "full_key", "To append to your")
+FOREIGN = (
+    "Traceback",
+    "TypeError",
+    "KeyError",
+    "AttributeError",
+    "mismatched input",
+    "full_key",
+    "debug=true",
+    "To append to your",
+)
 
 
 @pytest.mark.parametrize(("script", "typed", "answer"), TABLE, ids=[f"{script} {typed}" for script, typed, _ in TABLE])

@@ -6,7 +6,8 @@ from datetime import timedelta
 import pytest
 from omegaconf import OmegaConf
 
-from mdm_lightning.commands import launch
+from mdm_lightning.commands import devices
+from mdm_lightning.commands.launch import meeting_point
 from mdm_lightning.commands.sweep.run import prepare_evaluations, refuse_metric
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import NoData, NotApplicable, Subject
@@ -69,15 +70,15 @@ def nobody(monkeypatch):
 def test_other_machines_on_which_nothing_was_started(nobody):
     trainer = OmegaConf.create({"accelerator": "cpu", "devices": 1, "num_nodes": 2})
     with pytest.raises(UserError, match=r"trainer\.num_nodes=2.*torchrun --nnodes=2"):
-        launch.local_ranks(trainer)
+        devices.local_ranks(trainer)
 
 
 def test_processes_that_do_not_come_are_not_waited_for_forever(nobody, monkeypatch, caplog):
     """What is awaited is said at once, and how long."""
-    port = launch.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False).port
+    port = meeting_point().port
     for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(launch, "MEETING", timedelta(seconds=1))
+    monkeypatch.setattr(devices, "MEETING", timedelta(seconds=1))
     with caplog.at_level("INFO"), pytest.raises(UserError, match=r"not all of 2 processes have come to 127\.0\.0\.1:"):
-        launch.join_ranks(progress=False)
+        devices.join_ranks(progress=False)
     assert f"waiting for all 2 processes to meet at 127.0.0.1:{port}, for 0:00:01 at most" in caplog.text

@@ -234,7 +234,7 @@ def test_blocks_have_equal_numbers_of_masked_positions_and_steps():
     ]
     assert [part.steps.tolist() for part in parts] == [[3, 4, 0], [2, 3, 0], [2, 0, 0]]
     assert [part.steps.tolist() for part in Blocks(2).parts(generated, None)] == [[2, 2, 0], [2, 1, 0], [1, 0, 0]]
-    with pytest.raises(ValueError, match="2 steps are too few for 3 blocks"):
+    with pytest.raises(ValueError, match="at least one for each of 3 blocks, got 2"):
         Blocks(2).parts(generated, 2)
 
 

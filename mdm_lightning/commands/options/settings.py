@@ -20,6 +20,9 @@ MOST_WORKERS = 256
 SEEDS = 2**32
 """Lightning's, NumPy's and torch's generators all take seeds below."""
 
+INSTANCES = 2**32
+"""Of data or generated samples; more would be a slip of the finger."""
+
 
 READ_OF_TRAINER = ("accelerator", "devices", "num_nodes", "precision", "enable_progress_bar")
 """What evaluate.py and sweep.py read of ``trainer``."""
@@ -93,6 +96,7 @@ class Evaluating:
 
     def __post_init__(self) -> None:
         check_numbers(self, batch_size=1, sequences=1, first=0)
+        check(self, "first", self.first < INSTANCES, f"below {INSTANCES:,}")
 
 
 @dataclass(frozen=True)
