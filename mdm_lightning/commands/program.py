@@ -40,7 +40,13 @@ def typed_again(*names: str) -> list[str]:
 def _known(name: str, program: Path) -> str:
     """The name of a program where a shell finds that very program by it, else its path."""
     found = shutil.which(name)
-    return name if found is not None and Path(found).absolute() == program.absolute() else shlex.quote(str(program))
+    if found is not None:
+        place, wanted = Path(found).absolute(), program.absolute()
+        # python and python3 of one environment are the same; two environments may have links to one interpreter.
+        twins = place.parent == wanted.parent and place.exists() and wanted.exists() and place.samefile(wanted)
+        if place == wanted or twins:
+            return name
+    return shlex.quote(str(program))
 
 
 def typed_path(key: str, path: Path) -> str:

@@ -37,6 +37,19 @@ def test_the_next_command_is_typed_as_this_one_was(called, words, monkeypatch):
     assert typed("evaluate") == words
 
 
+def test_interpreters_of_one_environment_are_one(tmp_path, monkeypatch):
+    """``python3`` is the ``python`` that a shell finds if it lies beside it, not if another environment links to it."""
+    for environment in ("one", "other"):
+        (tmp_path / environment).mkdir()
+        for name in ("python", "python3"):
+            (tmp_path / environment / name).symlink_to("/bin/sh")
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setattr("shutil.which", lambda name: str(tmp_path / "one" / name))
+    for environment, word in (("one", "python"), ("other", str(tmp_path / "other" / "python3"))):
+        monkeypatch.setattr("sys.executable", str(tmp_path / environment / "python3"))
+        assert typed("evaluate") == f"{word} evaluate.py"
+
+
 def test_what_a_run_does_not_remember_is_typed_again(monkeypatch):
     monkeypatch.setattr(
         "sys.argv", ["train.py", "cache_dir=a b", "+training.callbacks.x.n=1", "cache_dirs=1", "seed=2"]
