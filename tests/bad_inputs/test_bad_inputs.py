@@ -111,6 +111,7 @@ sweep ckpt=/nowhere
 sweep ckpt=.
 sweep schedule.alfa=0,1
 sweep sweep.alpha=[]
+sweep report=/nowhere
 """
 
 

@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from mdm_lightning.commands.options import settings
 from mdm_lightning.commands.options.command_line import parse
 from mdm_lightning.commands.options.unread import Inspection
+from mdm_lightning.errors import UserError
 
 
 def check_ahead(typed: Sequence[str], conf: Path, name: str) -> None:
@@ -23,7 +24,11 @@ def check_ahead(typed: Sequence[str], conf: Path, name: str) -> None:
         UserError: a setting has a name that nobody reads or a value that it cannot have, or nothing is at a path.
     """
     overrides = [argument for argument in typed if argument not in ("-m", "--multirun")]
-    if any(argument.startswith(("-", "report=")) for argument in overrides):
+    reported = [Path(argument.removeprefix("report=")) for argument in overrides if argument.startswith("report=")]
+    for folder in reported:
+        if not folder.is_dir():
+            raise UserError(f"{folder} does not exist; give the folder that sweep.py printed")
+    if reported or any(argument.startswith("-") for argument in overrides):
         return
     first = []
     for override in parse(overrides):
