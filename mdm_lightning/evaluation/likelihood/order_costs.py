@@ -9,9 +9,8 @@ from torch import Tensor
 from mdm_lightning.arguments import check_numbers
 from mdm_lightning.diffusion.masking import mask_counts
 from mdm_lightning.diffusion.profile.order_table import OrderTable
-from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import NotApplicable, Subject, batches
-from mdm_lightning.evaluation.likelihood.profile import revealed_counts
+from mdm_lightning.evaluation.base import Subject
+from mdm_lightning.evaluation.likelihood.profile import equal_sequences, revealed_counts
 from mdm_lightning.evaluation.measuring import measure_losses
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.order import StaticOrder
@@ -51,17 +50,9 @@ class OrderCosts:
             UserError: there is but one, or the denoiser gives a token of the data probability zero.
             NoDistribution: the denoiser's logits are NaN or infinite.
         """
-        validation = subject.data.validation
-        length = int(validation[0]["maskable"].sum())
-        size = subject.validation_size(self.sequences)
-        if size < 2:
-            raise UserError(f"the costs of an order need two validation sequences; data={subject.data.name} has one")
-        units = batches(size, self.batch_size, subject.first)
-        # On every process for all batches, before any is shared out: all must come to the same conclusion.
-        if any((validation.__getitems__(unit)["maskable"].sum(1) != length).any() for unit in units):
-            raise NotApplicable(
-                f"the sequences of data={subject.data.name} differ in length: their costs along an order do not average"
-            )
+        length, units = equal_sequences(
+            subject, self.sequences, self.batch_size, "the costs of an order need", "their costs along an order"
+        )
         anchors = revealed_counts(length, self.anchors)
         losses = subject.processes.map(lambda unit: self._losses(subject, unit, anchors), units, "costs of an order")
         return OrderTable(anchors, torch.cat(losses).numpy())

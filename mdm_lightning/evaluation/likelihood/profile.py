@@ -57,20 +57,12 @@ class Profile:
             NotApplicable: the sequences differ in their number of maskable positions.
             UserError: there is but one.
         """
-        validation = subject.data.validation
-        length = int(validation[0]["maskable"].sum())
+        length, units = equal_sequences(
+            subject, self.sequences, self.batch_size, "a loss profile needs", "their profiles"
+        )
         counts = revealed_counts(length, self.knots)
-        size = subject.validation_size(self.sequences)
-        if size < 2:
-            raise UserError(f"a loss profile needs two validation sequences; data={subject.data.name} has one")
-        units = batches(size, self.batch_size, subject.first)
-        # On every process for all batches, before any is shared out: all must come to the same conclusion.
-        if any((validation.__getitems__(unit)["maskable"].sum(1) != length).any() for unit in units):
-            raise NotApplicable(
-                f"the sequences of data={subject.data.name} differ in length: their profiles do not average"
-            )
         scores = subject.processes.map(lambda unit: self._scores(subject, unit, length, counts), units, "loss profile")
-        return LossProfile.from_scores(counts, torch.cat(scores).numpy(), length), size
+        return LossProfile.from_scores(counts, torch.cat(scores).numpy(), length), sum(map(len, units))
 
     def _scores(self, subject: Subject, unit: range, length: int, counts: list[int]) -> Float64[Tensor, "b j"]:
         """Each sequence's mean cross-entropy in nats over its masked positions, at every knot."""
@@ -84,6 +76,32 @@ class Profile:
             estimate = measure_nelbo(subject, batch, lambda row: f"validation sequence {unit.start + row}")
             columns.append(estimate.cross_entropy / estimate.masks)
         return torch.stack(columns, dim=1)
+
+
+def equal_sequences(
+    subject: Subject, sequences: int | None, batch_size: int, needs: str, averaged: str
+) -> tuple[int, list[range]]:
+    """The number of maskable positions that all sequences have, and the sequences in batches.
+
+    Args:
+        sequences: how many; None for all.
+        needs: what needs two of them, for messages.
+        averaged: what does not average if they differ.
+
+    Raises:
+        NotApplicable: the sequences differ in their number of maskable positions.
+        UserError: there is but one.
+    """
+    validation = subject.data.validation
+    length = int(validation[0]["maskable"].sum())
+    size = subject.validation_size(sequences)
+    if size < 2:
+        raise UserError(f"{needs} two validation sequences; data={subject.data.name} has one")
+    units = batches(size, batch_size, subject.first)
+    # On every process for all batches, before any is shared out: all must come to the same conclusion.
+    if any((validation.__getitems__(unit)["maskable"].sum(1) != length).any() for unit in units):
+        raise NotApplicable(f"the sequences of data={subject.data.name} differ in length: {averaged} do not average")
+    return length, units
 
 
 def revealed_counts(length: int, knots: int) -> list[int]:
