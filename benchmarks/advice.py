@@ -22,8 +22,8 @@ from mdm_lightning.checkpoint.load import load
 from mdm_lightning.diffusion.profile.step_costs import StepCosts
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.advice.advise import path_costs
 from mdm_lightning.evaluation.advice.checks import ByTask, verify
+from mdm_lightning.evaluation.advice.costs import path_costs
 from mdm_lightning.evaluation.advice.paths import Paths
 from mdm_lightning.evaluation.advice.proposals import ROUNDINGS, Proposal, propose
 from mdm_lightning.evaluation.advice.race import Race

@@ -23,6 +23,7 @@ from mdm_lightning.diffusion.timesteps import StratifiedTimes
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.advice.advise import Advise
 from mdm_lightning.evaluation.advice.checks import ByLikelihood, ByTask
+from mdm_lightning.evaluation.advice.costs import measure_costs
 from mdm_lightning.evaluation.advice.paths import Paths
 from mdm_lightning.evaluation.advice.predicted import advise
 from mdm_lightning.evaluation.advice.race import Race
@@ -283,7 +284,7 @@ class Model:
             ByLikelihood(batch_size),
         )
         subject.task = subject.data.task
-        costs = evaluation.costs(subject)
+        costs = measure_costs(chosen, evaluation.profile, evaluation.paths, subject)
         checked = evaluation.check(subject, costs)
         if checked:
             return CheckedAdvice(tuple(checked))

@@ -1,42 +1,22 @@
 """`evaluation=advise`: which schedule to use per step budget, proposed by profiles and checked on other instances."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from mdm_lightning.arguments import check as check_argument
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
-from mdm_lightning.diffusion.profile.step_costs import StepCosts
 from mdm_lightning.evaluation.advice import predicted, verdicts
 from mdm_lightning.evaluation.advice.checks import Check, Checked, verify
+from mdm_lightning.evaluation.advice.costs import Costs, measure_costs
 from mdm_lightning.evaluation.advice.figures import grid_figure, landscape_figure, race_figure
-from mdm_lightning.evaluation.advice.paths import MeasuredPaths, Paths
-from mdm_lightning.evaluation.advice.predicted import Advice, advice_text, advise, gap_row, predictable
+from mdm_lightning.evaluation.advice.paths import Paths
+from mdm_lightning.evaluation.advice.predicted import Advice, advice_text, advise, gap_row
 from mdm_lightning.evaluation.advice.proposals import propose
 from mdm_lightning.evaluation.advice.race import Race
-from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
-from mdm_lightning.evaluation.likelihood.order_costs import OrderCosts
+from mdm_lightning.evaluation.base import Row, Subject
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.files import to_json
-from mdm_lightning.sampling.count import PlannedCount
-from mdm_lightning.sampling.order import PredictedOrder, Random, StaticOrder
 from mdm_lightning.sampling.sampler import Sampler
-
-
-class Costs(NamedTuple):
-    """What profiles say a step costs."""
-
-    by_name: Mapping[str, StepCosts]
-    length: int
-    """Positions of a sequence, or of a block."""
-    blocks: int
-    """Blocks per sequence."""
-    sequences: int
-    """Validation sequences that were used up."""
-    passes: int
-    """Forward passes of single sequences."""
-    profile: LossProfile | None = None
-    """For positions in random order."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +57,7 @@ class Advise:
         """Raises:
         NotApplicable: no profile predicts a sampler with this count.
         """
-        costs = self.costs(subject)
+        costs = measure_costs(self.sampler, self.profile, self.paths, subject)
         found: list[Advice] = []
         if costs.profile is not None:
             found = [advise(costs.profile, self.sampler, steps) for steps in self.steps]
@@ -92,30 +72,6 @@ class Advise:
         elif not found:
             words.append(self._unverified(costs))
         subject.outputs.text("advice", "\n\n".join(words), markdown=True)
-
-    def costs(self, subject: Subject) -> Costs:
-        """What a step costs, by the profiles that suit the sampler's order.
-
-        Raises:
-            NotApplicable: no profile predicts a sampler with this count.
-        """
-        count, order = self.sampler.count, self.sampler.order
-        looks = isinstance(order, PredictedOrder)
-        known = isinstance(count, PlannedCount) and not count.remasks if looks else predictable(self.sampler)
-        if not known:
-            raise NotApplicable(
-                "a loss profile predicts neither adaptive nor remasking counts, nor blocks; of orders that look at the "
-                "predictions a path profile does, in blocks too"
-            )
-        if looks:
-            return path_costs(self.paths.measure(subject, self.sampler), task=subject.task is not None)
-        measured = self.profile
-        if isinstance(order, StaticOrder) and not isinstance(order, Random):
-            table = OrderCosts(order, measured.knots, measured.sequences, measured.batch_size).measure(subject)
-            size = len(table.losses)
-            return Costs({"table of the order": table.costs}, table.length, 1, size, size * len(table.anchors))
-        profile, size = measured.measure(subject)
-        return Costs({"loss profile": profile.costs}, profile.length, 1, size, size * len(profile.counts), profile)
 
     def check(self, subject: Subject, costs: Costs) -> list[Checked]:
         """The proposals for every budget after their race; none where there is nothing to check (likelihood in random
@@ -148,17 +104,6 @@ class Advise:
             for proposal in propose(self.sampler, steps, costs.by_name, costs.length, costs.blocks):
                 words.append(f"- {steps} steps: {proposal.label} (proposed by {', '.join(proposal.sources)})")
         return "\n".join(words)
-
-
-def path_costs(measured: MeasuredPaths, *, task: bool) -> Costs:
-    """What path profiles say a step costs: by likelihood and, for tasks, by the share that is solved, too."""
-    names = {"responses": "path of responses", "own": "path of own output", "own blocks": "own blocks"}
-    costs = {f"{names[name]}, likelihood": profile.likelihood_costs for name, profile in measured.profiles.items()}
-    if task:
-        solvable = [name for name in measured.profiles if name != "own blocks"]
-        costs |= {f"{names[name]}, solved": measured.profiles[name].task_costs for name in solvable}
-    length = measured.profiles["responses"].length
-    return Costs(costs, length, measured.blocks, measured.sequences, measured.passes)
 
 
 def _to_json(found: Sequence[Advice], checked: Sequence[Checked]) -> str:
