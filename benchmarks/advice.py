@@ -1,154 +1,143 @@
-"""Advice against a grid of schedules, on a run of a task with checked answers.
+"""Advice against a grid of schedules, on runs of tasks with checked answers.
 
-    python benchmarks/advice.py outputs/train/RUN
-    python benchmarks/advice.py outputs/train/RUN --order entropy --temperature 1 --steps 2 4
+    python benchmarks/advice.py outputs/train/SUDOKU outputs/train/DYCK --out advice
+    python benchmarks/advice.py --out advice outputs/train/SUDOKU --settings entropy --steps 2 4
 
 A grid of Beta schedules with both roundings is measured on some validation problems. Every predictor's ranking of it is
 compared with the measured one: Spearman's correlation, and the regret of the schedule that it puts first, on problems
-that had no part in choosing. Then the advice that `evaluation=advise` gives after its check, the grid's best and the
-linear schedule are measured on fresh problems. All that was looked at is printed.
+that had no part in choosing. Then the advice that ``evaluation=advise`` gives after its check, the grid's best and the
+linear schedule are measured on fresh problems.
+
+Each cell (run, order and temperature, step budget) is a file of its own in the folder ``--out``; those that are there
+already are not measured again. The tables at the end are of all cells in the folder, and show all that was looked at.
 """
 
 import argparse
-import itertools
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from advice_cell import measure
+from trained import arguments, subject_of
 
-from mdm_lightning.checkpoint.load import load
-from mdm_lightning.diffusion.profile.step_costs import StepCosts
-from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule
+from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.advice.checks import ByTask, verify
 from mdm_lightning.evaluation.advice.costs import path_costs
 from mdm_lightning.evaluation.advice.paths import Paths
-from mdm_lightning.evaluation.advice.proposals import ROUNDINGS, Proposal, propose
-from mdm_lightning.evaluation.advice.race import Race
-from mdm_lightning.evaluation.advice.verdicts import verdict
-from mdm_lightning.evaluation.base import Subject
-from mdm_lightning.evaluation.generation.task import TaskAccuracy
 from mdm_lightning.evaluation.likelihood.profile import Profile
-from mdm_lightning.evaluation.statistics import rank_correlation, sign_flip_test
+from mdm_lightning.files import from_json, read_text, to_json, write_atomically
 from mdm_lightning.sampling.count import Expected
-from mdm_lightning.sampling.order import Confidence, Entropy, Margin
+from mdm_lightning.sampling.order import Confidence, Entropy
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
 from mdm_lightning.tables import markdown_table
 
-ORDERS = {"confidence": Confidence(), "entropy": Entropy(), "margin": Margin()}
-PARAMETERS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.5)
+SETTINGS = {
+    "confidence": Sampler(LinearSchedule(), Expected(), Confidence(), TokenSampler(temperature=0)),
+    "entropy": Sampler(LinearSchedule(), Expected(), Entropy(), TokenSampler(temperature=1)),
+}
 GAP = "random order (section 4)"
 
 
-def solved(subject: Subject, sampler: Sampler, first: int, problems: int) -> Float64[np.ndarray, " s"]:
-    """1 where a problem is solved."""
-    rows = TaskAccuracy(sampler, problems, batch_size=250)(subject.starting_at(first))
-    scores = next(row.scores for row in rows if row.metric == "accuracy")
-    assert scores is not None
-    return np.array(scores)
-
-
-def grid(sampler: Sampler, steps: int, length: int) -> list[Proposal]:
-    """Beta schedules with both roundings, without repetition of counts; the linear one first."""
-    betas = [BetaSchedule(0.5, 0.5), *(BetaSchedule(a, b) for a in PARAMETERS for b in PARAMETERS)]
-    found: dict[tuple[int, ...], Proposal] = {}
-    for schedule, count in itertools.product(betas, ROUNDINGS):
-        counts = tuple(count.counts(schedule, steps, length).tolist())
-        chosen = replace(sampler, schedule=schedule, count=count, steps=steps)
-        found.setdefault(tuple(m for m in counts if m), Proposal(chosen, ("grid",), counts))
-    return list(found.values())
-
-
-def compare(
-    subject: Subject,
-    sampler: Sampler,
-    costs: Mapping[str, StepCosts],
-    steps: int,
-    first: int,
-    options: argparse.Namespace,
-) -> tuple[list[list[str]], list[str]]:
-    """Rows of predictors, and a row of the advice."""
-    length = next(iter(costs.values())).length
-    candidates = grid(sampler, steps, length)
-    measured = np.array([solved(subject, c.sampler, first, options.problems).mean() for c in candidates])
-    passes = sum(options.problems * sum(m > 0 for m in c.counts or ()) for c in candidates)
-    fresh = first + options.problems
-    best = candidates[int(measured.argmax())]
-    linear = candidates[0]
-    race = Race(instances=options.race, first=50, confirm=options.race)
-    proposals = propose(sampler, steps, costs, length)
-    # The advice sees neither the grid's problems nor those on which all are compared.
-    behind = fresh + options.fresh - subject.first
-    (checked,) = verify(race, ByTask(250), subject, behind, {steps: proposals})
-    on_fresh = {
-        name: solved(subject, chosen.sampler, fresh, options.fresh)
-        for name, chosen in (("linear", linear), ("grid", best), ("advice", checked.use))
-    }
-    rows = []
-    for name, cost in costs.items():
-        scores = [cost.score(np.array(c.counts)) for c in candidates]
-        correlation = rank_correlation([-score for score in scores], measured.tolist())
-        first_choice = candidates[int(np.argmin(scores))]
-        regret = on_fresh["grid"].mean() - solved(subject, first_choice.sampler, fresh, options.fresh).mean()
-        correlated = "-" if correlation is None else f"{correlation:.3f}"
-        rows.append([str(steps), name, str(len(candidates)), correlated, f"{regret:+.3f}"])
-    gain = on_fresh["advice"] - on_fresh["linear"]
-    p = float(sign_flip_test(gain[None])[0]) if gain.any() else 1.0
-    regret = float(on_fresh["grid"].mean() - on_fresh["advice"].mean())
-    advice = [str(steps), *(f"{on_fresh[name].mean():.3f}" for name in ("linear", "grid", "advice"))]
-    advice += [
-        f"{gain.mean():+.3f}",
-        f"{p:.2g}",
-        f"{regret:+.3f}",
-        f"{checked.outcome.evaluations * steps:,}",
-        f"{passes:,}",
-    ]
-    print(verdict(checked), flush=True)
-    return rows, advice
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="a run folder of a task")
-    parser.add_argument("--order", choices=ORDERS, default="confidence")
-    parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--steps", type=int, nargs="+", default=[2, 3, 4, 6])
-    parser.add_argument("--profile", type=int, default=128, help="problems for the profiles")
-    parser.add_argument("--own-blocks", type=int, default=32)
-    parser.add_argument("--problems", type=int, default=500, help="problems for the grid")
-    parser.add_argument("--fresh", type=int, default=1000, help="problems for the comparison")
-    parser.add_argument("--race", type=int, default=200, help="problems for the race, and again for its confirmation")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    started, loaded = time.perf_counter(), load(options.run)
-    if loaded.prepare is None or (task := loaded.prepare().task) is None:
-        raise UserError(f"{loaded.name} is no run of a task")
-    subject = Subject(
-        loaded.denoiser, loaded.tokenizer, loaded.length, loaded.prepare, task=task, device=loaded.device,
-        seed=options.seed,
-    )  # fmt: skip
-    tokens = TokenSampler(temperature=options.temperature)
-    sampler = Sampler(LinearSchedule(), Expected(), ORDERS[options.order], tokens)
+def measure_run(run: str, setting: str, options: argparse.Namespace) -> None:
+    """The cells of a run and a setting that are not there yet."""
+    missing = {steps: options.out / f"{Path(run).name}-{setting}-{steps}.json" for steps in options.steps}
+    missing = {steps: path for steps, path in missing.items() if not path.is_file()}
+    if not missing:
+        return
+    subject, sampler = subject_of(run, options.seed), SETTINGS[setting]
+    if subject.task is None:
+        raise UserError(f"{run} is no run of a task")
     paths = Paths(knots=25, sequences=options.profile, own_blocks=options.own_blocks, batch_size=64)
     measured = path_costs(paths.measure(subject, sampler), task=True)
     profile, _ = Profile(sequences=options.profile).measure(subject)
     costs = {**measured.by_name, GAP: profile.costs}
-    print(f"{subject.data.name}, order {options.order}, temperature {options.temperature}, {loaded.name}")
-    print(f"profiles: {measured.passes:,} forward passes of single sequences, once for all budgets\n", flush=True)
-    predictors, advice = [], []
-    for steps in options.steps:
-        rows, row = compare(subject, sampler, costs, steps, options.profile, options)
-        predictors += rows
-        advice.append(row)
-    print("\nranking of the grid, and regret of the predictor's own first choice (no check) on fresh problems\n")
-    print(markdown_table(["steps", "predictor", "schedules", "Spearman", "regret"], predictors, left=2))
-    print(f"\nshare solved of {options.fresh:,} fresh problems; passes of the check and of the grid\n")
-    header = ["steps", "linear", "grid's best", "advice", "gain", "p", "regret", "passes", "grid's passes"]
-    print(markdown_table(header, advice))
-    print(f"\n{time.perf_counter() - started:.0f} s")
+    asked = {name: value for name, value in vars(options).items() if name not in ("runs", "out", "settings", "steps")}
+    for steps, path in missing.items():
+        started = time.perf_counter()
+        cell = {"run": Path(run).name, "setting": setting, "steps": steps, "options": asked}
+        cell |= measure(subject, sampler, costs, steps, options)
+        write_atomically(path, to_json({**cell, "profile_passes": measured.passes}))
+        print(f"{path.stem}, {time.perf_counter() - started:.0f} s: {cell['verdict']}", flush=True)
+
+
+def advice_table(cells: Sequence[dict[str, Any]]) -> str:
+    header = ["run", "order", "steps", "linear", "grid's best", "advice", "gain", "p", "regret", "check", "grid"]
+    rows = []
+    for cell in cells:
+        numbers = [f"{cell[name]:.3f}" for name in ("linear", "best", "advice")]
+        numbers += [f"{cell[name]:+.3f} ± {cell[f'{name}_stderr']:.3f}" for name in ("gain", "regret")]
+        numbers.insert(4, f"{cell['p']:.2g}")
+        passes = [f"{cell[name]:,}" for name in ("check_passes", "grid_passes")]
+        rows.append([cell["run"], cell["setting"], str(cell["steps"]), *numbers, *passes])
+    return markdown_table(header, rows, left=2)
+
+
+def predictor_tables(cells: Sequence[dict[str, Any]]) -> str:
+    """Spearman's correlation and regret of every predictor in every cell."""
+    names = list(dict.fromkeys(name for cell in cells for name in cell["predictors"]))
+    rows = []
+    for cell in cells:
+        said = [cell["predictors"].get(name) for name in names]
+        shown = [_predicted(one) for one in said]
+        rows.append([cell["run"], cell["setting"], str(cell["steps"]), str(len(cell["grid"])), *shown])
+    return markdown_table(["run", "order", "steps", "schedules", *names], rows, left=2)
+
+
+def summary(cells: Sequence[dict[str, Any]]) -> str:
+    """Means over the step budgets of a run and setting: of the predictors, and of the advice."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        groups[cell["run"], cell["setting"]].append(cell)
+    rows = []
+    for (run, setting), group in groups.items():
+        grid = sum(cell["grid_passes"] for cell in group)
+        for name in group[0]["predictors"]:
+            said = [cell["predictors"][name] for cell in group]
+            correlations = [one["spearman"] for one in said if one["spearman"] is not None]
+            regrets = [one["regret"] for one in said]
+            mean = f"{np.mean(correlations):.3f}" if correlations else "-"
+            rows.append([run, setting, name, mean, f"{np.mean(regrets):+.3f}", f"{max(regrets):+.3f}", ""])
+        regrets, cost = [cell["regret"] for cell in group], group[0]["profile_passes"]
+        cost += sum(cell["check_passes"] for cell in group)
+        shown = [f"{np.mean(regrets):+.3f}", f"{max(regrets):+.3f}", f"{cost:,} of {grid:,}"]
+        rows.append([run, setting, "advice, checked", "", *shown])
+    return markdown_table(
+        ["run", "order", "", "Spearman", "mean regret", "largest", "passes, of the grid's"], rows, left=3
+    )
+
+
+def _predicted(said: dict[str, Any] | None) -> str:
+    if said is None:
+        return "-"
+    correlation = "-" if said["spearman"] is None else f"{said['spearman']:.2f}"
+    return f"{correlation}, {said['regret']:+.3f}"
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cells")
+    parser.add_argument("--settings", choices=SETTINGS, nargs="+", default=list(SETTINGS))
+    parser.add_argument("--steps", type=int, nargs="+", default=[2, 3, 4, 6, 8])
+    parser.add_argument("--schedules", type=int, default=32, help="of the grid, at most")
+    parser.add_argument("--profile", type=int, default=128, help="problems for the profiles")
+    parser.add_argument("--own-blocks", type=int, default=32)
+    parser.add_argument("--problems", type=int, default=300, help="problems for the grid")
+    parser.add_argument("--fresh", type=int, default=1000, help="problems for the comparison")
+    parser.add_argument("--race", type=int, default=200, help="problems for the race, and again for its confirmation")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for run in options.runs:
+        for setting in options.settings:
+            measure_run(run, setting, options)
+    cells = [from_json(read_text(path)) for path in sorted(options.out.glob("*.json"))]
+    cells.sort(key=lambda cell: (cell["run"], cell["setting"], cell["steps"]))
+    print(f"\nshare solved of fresh problems, and forward passes of the check and of the grid\n\n{advice_table(cells)}")
+    print(f"\nSpearman's correlation with the grid, and regret of the first choice\n\n{predictor_tables(cells)}")
+    print(f"\nmeans over the step budgets\n\n{summary(cells)}")
 
 
 if __name__ == "__main__":
