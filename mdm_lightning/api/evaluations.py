@@ -8,6 +8,7 @@ from mdm_lightning.evaluation.generation.python_parses import PythonParses
 from mdm_lightning.evaluation.generation.quality import Generation
 from mdm_lightning.evaluation.generation.samples import SampleTexts
 from mdm_lightning.evaluation.generation.task import TaskAccuracy
+from mdm_lightning.evaluation.likelihood.certificate import Certificate
 from mdm_lightning.evaluation.likelihood.corpus import Likelihood
 from mdm_lightning.evaluation.likelihood.order_costs import OrderCosts
 from mdm_lightning.evaluation.likelihood.policy import Policy
@@ -18,6 +19,7 @@ from mdm_lightning.evaluation.paper.figures_and_energies import PaperFigures
 
 __all__ = [
     "Advise",
+    "Certificate",
     "Evaluation",
     "ExactDistribution",
     "Generation",

@@ -139,6 +139,22 @@ def standard_error(scores: Sequence[float]) -> float | None:
     return float(np.std(scores, ddof=1)) / n**0.5 if n > 1 else None
 
 
+def empirical_bernstein(scores: Float64[np.ndarray, " n"], largest: float, *, level: float = LEVEL) -> float:
+    """An upper bound on the mean of independent numbers between 0 and ``largest``, from n of them, which holds with
+    probability ``level`` whatever their distribution is (Maurer and Pontil, 2009, theorem 4):
+
+        mean + sqrt(2 V log(2 / delta) / n) + 7 largest log(2 / delta) / (3 (n - 1)),    delta = 1 - level.
+
+    Raises:
+        ValueError: there are fewer than two, or one is out of range.
+    """
+    n = len(scores)
+    if n < 2 or scores.min() < -1e-9 * largest or scores.max() > largest * (1 + 1e-9):
+        raise ValueError(f"empirical_bernstein: needs two or more numbers between 0 and {largest:g}")
+    log = math.log(2 / (1 - level))
+    return float(scores.mean() + np.sqrt(2 * scores.var(ddof=1) * log / n) + 7 * largest * log / (3 * (n - 1)))
+
+
 def pareto_front(cost: Sequence[float], quality: Sequence[float]) -> Bool[np.ndarray, " c"]:
     """Which points are on the front: nothing else is at least as good at no more cost, and better in one of the two."""
     c, q = np.asarray(cost, dtype=np.float64), np.asarray(quality, dtype=np.float64)

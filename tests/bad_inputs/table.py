@@ -194,6 +194,8 @@ evaluation.first=99999999999999999999 | evaluation.first must be below
 evaluation=likelihood evaluation.first=100000 | none from 100000 on
 evaluation=likelihood evaluation.likelihood.draws=0 | evaluation.likelihood.draws must be at least 1
 evaluation=profile evaluation.profile.knots=1 | evaluation.profile.knots must be at least 2
+evaluation=certificate evaluation.certificate.floor=0 | evaluation.certificate.floor must be between 0 and 1
+evaluation=certificate sampler=eb | does not reveal positions in an order that is known beforehand
 evaluation=advise evaluation.steps=[] | evaluation.steps must be positive numbers
 evaluation=advise evaluation.steps=4 | evaluation.steps must be a list
 evaluation=samples evaluation.samples.length=0 | evaluation.samples.length must be at least 1
