@@ -4,6 +4,7 @@ from mdm_lightning.evaluation.advice.advise import Advise
 from mdm_lightning.evaluation.advice.paths import Paths
 from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import Evaluation, NotApplicable, Row, Subject
+from mdm_lightning.evaluation.generation.frontier import Frontier
 from mdm_lightning.evaluation.generation.python_parses import PythonParses
 from mdm_lightning.evaluation.generation.quality import Generation
 from mdm_lightning.evaluation.generation.samples import SampleTexts
@@ -22,6 +23,7 @@ __all__ = [
     "Certificate",
     "Evaluation",
     "ExactDistribution",
+    "Frontier",
     "Generation",
     "Likelihood",
     "LmEval",

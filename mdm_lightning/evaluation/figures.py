@@ -9,6 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from mdm_lightning.diffusion.schedule import MaskSchedule
+from mdm_lightning.evaluation.generation.matched_entropy import Curve
 
 MOST_CURVES = 30  # of one figure
 
@@ -57,4 +58,32 @@ def schedule_figure(schedules: dict[str, MaskSchedule]) -> Figure:
         axes.set(xlim=(0, 1), ylim=(0, 1))
         axes.grid(alpha=0.3)
         axes.legend()
+    return figure
+
+
+def frontier_figure(
+    curves: Mapping[str, Curve], held_out: tuple[float, float] | None = None, matched: float | None = None
+) -> Figure:
+    """Generative frontiers: the scorer's nats per token against the entropy of the text, with standard errors.
+
+    Args:
+        curves: by name.
+        held_out: entropy and nats per token of held-out text.
+        matched: the entropy at which the curves are compared.
+    """
+    figure = Figure(figsize=(6.6, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, curve in list(curves.items())[:MOST_CURVES]:
+        places = []
+        for values in (curve.entropy, curve.nats):
+            places.append((values.mean(1), values.std(1, ddof=1) / values.shape[1] ** 0.5))
+        (x, x_error), (y, y_error) = places
+        axes.errorbar(x, y, xerr=x_error, yerr=y_error, marker="o", markersize=4, capsize=2, linewidth=1.2, label=name)
+    if held_out is not None:
+        axes.plot(*held_out, marker="*", markersize=12, linestyle="", color="black", label="held-out text")
+    if matched is not None:
+        axes.axvline(matched, color="black", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="unigram entropy of a text (nats)", ylabel="scorer, nats per token", title="Generative frontier")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
     return figure

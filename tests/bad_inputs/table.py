@@ -204,6 +204,8 @@ evaluation=task | evaluation=task needs a checkpoint of a task
 evaluation=exact_distribution | evaluation=exact_distribution needs a distribution
 evaluation=none | there is nothing to evaluate
 evaluation=generation scorer.order=0 | scorer.order must be at least 1
+evaluation=frontier evaluation.frontier.temperatures=[1.0] | evaluation.frontier.temperatures must be two or more
+evaluation=frontier evaluation.frontier.temperatures=[0.5,-1.0] | evaluation.frontier.temperatures must be positive
 evaluation=paper_figures evaluation.paper_figures.results={f}/number.jsonl | no table of scores
 evaluation=lm_eval | evaluation=lm_eval needs evaluation.tasks=
 evaluation=lm_eval evaluation.tasks=gsm8k | evaluation.tasks must be a list, each text, got gsm8k

@@ -9,13 +9,12 @@ from jaxtyping import Float64, Int64
 
 from mdm_lightning.arguments import check_numbers
 from mdm_lightning.diffusion.objective import perplexity
-from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import NotApplicable, Row, Settings, Subject, batches
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.generation.cost import cost_rows
 from mdm_lightning.evaluation.generation.diversity import copied, diversity
 from mdm_lightning.evaluation.generation.generate import SEQUENCES, generate
-from mdm_lightning.evaluation.generation.scorers import PreparedScorer, Scorer, Scores
+from mdm_lightning.evaluation.generation.scorers import PreparedScorer, Scorer, Scores, finite_scores
 from mdm_lightning.evaluation.statistics import standard_error
 from mdm_lightning.sampling.sampler import Sampler
 
@@ -96,7 +95,7 @@ class Generation:
         def measure(unit: range) -> tuple[dict[str, Float64[np.ndarray, " b"]], Scores]:
             batch = tokens[unit.start : unit.stop]
             decoded = [subject.tokenizer.decode(row, skip_special=False) for row in batch]
-            return diversity(batch), self._score(scorer, batch, decoded, unit.start)
+            return diversity(batch), finite_scores(self.scorer, scorer, batch, decoded, unit.start)
 
         parts = subject.processes.map(measure, batches(len(tokens), self.batch_size), "judging")
         measures = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
@@ -104,19 +103,6 @@ class Generation:
         duplicates = copied(tokens, subject.data.train.stream, width, subject.processes).mean(axis=1)
         scores = Scores(*(np.concatenate(column) for column in zip(*(part for _, part in parts), strict=True)))
         return {**measures, "duplicates": duplicates}, scores
-
-    def _score(self, scorer: PreparedScorer, batch: Int64[np.ndarray, "b l"], texts: list[str], first: int) -> Scores:
-        """Raises:
-        UserError: the scorer has no finite score for a text.
-        """
-        scores = scorer(batch, texts)
-        flawed = ~np.isfinite(scores.nats)
-        if flawed.any():
-            raise UserError(
-                f"the scorer ({self.scorer.protocol}) has no finite score for text {first + int(flawed.argmax())} "
-                "(from 0): its weights are broken, or its logits overflow"
-            )
-        return scores
 
 
 def mean_row(metric: str, scores: Float64[np.ndarray, " s"], settings: Settings) -> Row:
@@ -126,15 +112,9 @@ def mean_row(metric: str, scores: Float64[np.ndarray, " s"], settings: Settings)
 
 
 def scorer_rows(scores: Scores, settings: Settings) -> Iterator[Row]:
-    """The average over all tokens that were scored, and its exponential.
-
-    A sequence's own score is its share of the average to first order, nats_i - average * tokens_i per mean number of
-    tokens above the average: so their mean is the average, and their spread gives its standard error (delta method).
-    With equally many tokens it is the sequence's nats per token.
-    """
-    average = float(scores.nats.sum() / scores.counted.sum())
-    shares = (average + (scores.nats - average * scores.counted) / scores.counted.mean()).tolist()
-    error, n = standard_error(shares), len(shares)
+    """The average over all tokens that were scored, and its exponential."""
+    shares = scores.per_token().tolist()
+    average, error, n = scores.average, standard_error(shares), len(shares)
     averaged = {**settings, "average": "over tokens"}
     yield Row("scorer_nats_per_token", average, error, n, averaged, "lower", shares)
     value = perplexity(average)

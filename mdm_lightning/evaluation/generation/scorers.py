@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from mdm_lightning.arguments import check_numbers
+from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Subject
 from mdm_lightning.evaluation.generation.ngram import KneserNey
 
@@ -19,6 +20,17 @@ class Scores(NamedTuple):
     """-log probability of each text's counted tokens."""
     counted: Int64[np.ndarray, " b"]
     """Number of tokens, the scorer's own, that were scored."""
+
+    @property
+    def average(self) -> float:
+        """Nats per token, over all tokens."""
+        return float(self.nats.sum() / self.counted.sum())
+
+    def per_token(self) -> Float64[np.ndarray, " b"]:
+        """Each text's share of the average to first order: nats_i - average * tokens_i per mean number of tokens above
+        the average. So their mean is the average, and their spread gives its standard error (delta method). With
+        equally many tokens it is the text's nats per token."""
+        return self.average + (self.nats - self.average * self.counted) / self.counted.mean()
 
 
 PreparedScorer = Callable[[Int64[np.ndarray, "b l"], Sequence[str]], Scores]
@@ -93,3 +105,21 @@ class NoScorer:
             return Scores(np.zeros(len(tokens)), np.zeros(len(tokens), dtype=np.int64))
 
         return score
+
+
+def finite_scores(
+    scorer: Scorer, prepared: PreparedScorer, batch: Int64[np.ndarray, "b l"], texts: Sequence[str], first: int
+) -> Scores:
+    """The scores of a batch whose first text has the number ``first``.
+
+    Raises:
+        UserError: the scorer has no finite score for a text.
+    """
+    scores = prepared(batch, texts)
+    flawed = ~np.isfinite(scores.nats)
+    if flawed.any():
+        raise UserError(
+            f"the scorer ({scorer.protocol}) has no finite score for text {first + int(flawed.argmax())} (from 0): its "
+            "weights are broken, or its logits overflow"
+        )
+    return scores
