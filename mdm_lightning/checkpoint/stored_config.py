@@ -169,7 +169,7 @@ def check_run(config: Any, origin: object) -> dict[str, Any]:
 
     kinds = (
         *PARTS,
-        *(masking.IndependentMasking, masking.CountMasking, masking.StepMasking),
+        *(masking.IndependentMasking, masking.CountMasking, masking.StepMasking, masking.NextToken),
         *(timesteps.UniformTimes, timesteps.StratifiedTimes),
         *(Sampler, PlannedCount, AdaptiveCount, RevealOrder, EosRule, TokenSampler, Blocks, Guidance),
         *(optimizer.AdamW, optimizer.Constant, optimizer.Cosine, optimizer.Linear),

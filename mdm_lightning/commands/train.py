@@ -51,6 +51,7 @@ from mdm_lightning.data.tokenizer.spec import FromTask, Given
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.lora import Adapter
 from mdm_lightning.denoiser.published.family import Unstated
+from mdm_lightning.diffusion.masking import check_fits
 from mdm_lightning.errors import UserError
 from mdm_lightning.stopping import Preempted, Stopped
 from mdm_lightning.training.checkpointing import AtomicCheckpointIO, discard_partial
@@ -145,8 +146,14 @@ def _fit(config: DictConfig, start: Start, choices: Sequence[str], output: Path)
         tokenizer = Given(start.tokenizer)
     data = instantiate(config.data).prepare(tokenizer, Path(config.cache_dir))
     module = _build_module(config, data, start, choices)
-    trained = trained_part(module.denoiser)
-    report = TrainingReport(output, data, averaged=config.training.ema is not None, trained=trained)
+    datamodule = _build_datamodule(config, data, autoregressive=module.denoiser.autoregressive)
+    report = TrainingReport(
+        output,
+        data,
+        averaged=config.training.ema is not None,
+        trained=trained_part(module.denoiser),
+        exact=module.denoiser.autoregressive,
+    )
     trainer: Trainer = instantiate(
         config.trainer,
         max_steps=config.trainer.max_steps + ended,  # or Lightning would do nothing at all
@@ -174,7 +181,7 @@ def _fit(config: DictConfig, start: Start, choices: Sequence[str], output: Path)
         save_run(output, config, data.tokenizer)
         announce(module.denoiser, data, config, accumulate, world)
     try:
-        trainer.fit(module, _build_datamodule(config, data), ckpt_path=resumed and str(resumed.path), weights_only=True)
+        trainer.fit(module, datamodule, ckpt_path=resumed and str(resumed.path), weights_only=True)
     except BaseException:
         if trainer.is_global_zero and trainer.global_step == 0:
             discard_beginning(output)
@@ -226,11 +233,13 @@ def _build_denoiser(
     return instantiate(config.model, vocab_size=data.tokenizer.vocab_size), None
 
 
-def _build_datamodule(config: DictConfig, data: PreparedData) -> MaskedDataModule:
+def _build_datamodule(config: DictConfig, data: PreparedData, *, autoregressive: bool) -> MaskedDataModule:
+    processes = [instantiate(config.training.masking), instantiate(config.training.validation_masking)]
+    for process in processes:
+        check_fits(process, autoregressive=autoregressive)
     return MaskedDataModule(
         data,
-        instantiate(config.training.masking),
-        instantiate(config.training.validation_masking),
+        *processes,
         batch_size=config.training.batch_size,
         global_batch_size=config.training.global_batch_size,
         validation_sequences=config.training.validation_sequences,

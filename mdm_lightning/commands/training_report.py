@@ -41,12 +41,16 @@ class TrainingReport:
         data: that it was trained on.
         averaged: whether the results are those of averaged weights.
         trained: what is trained of the denoiser, in words; empty if all is.
+        exact: the likelihood is no bound, that of an autoregressive model.
     """
 
-    def __init__(self, folder: Path, data: PreparedData, *, averaged: bool, trained: str = "") -> None:
+    def __init__(
+        self, folder: Path, data: PreparedData, *, averaged: bool, trained: str = "", exact: bool = False
+    ) -> None:
         self.folder = folder
         self.trained = trained
         self.averaged = averaged
+        self.exact = exact
         self.data = data
         self.started = time.perf_counter()
 
@@ -68,12 +72,12 @@ class TrainingReport:
             board: whether TensorBoard has something to show of the run.
         """
         seconds = time.perf_counter() - self.started
-        weights = "; averaged weights" if self.averaged else ""
+        kind = ["exact" if self.exact else "upper bound", *["averaged weights"] * self.averaged]
         lines = [
             "",
             f"Training         {step:,} steps, {tokens:,} tokens in {seconds:,.0f} s ({speed:,.0f} tokens/s)",
             *([f"Trained          {self.trained}"] if self.trained else []),
-            f"Validation NLL   {values['val/loss']:.4f} nats/token (upper bound{weights})",
+            f"Validation NLL   {values['val/loss']:.4f} nats/token ({'; '.join(kind)})",
             f"Perplexity       {values['val/perplexity']:.2f}",
         ]
         if "val/loss_to_first_eos" in values:
@@ -92,7 +96,8 @@ class TrainingReport:
         for number, sample in enumerate(samples, 1):
             lines += ["", f"Generated text {number}:", *("  | " + line for line in sample.splitlines())]
         look = f"Look             tensorboard --logdir {shlex.quote(_short(self._log_folder()))}"
-        evaluate = typed("evaluate", typed_path("ckpt", Path(_short(self.folder))), *typed_again("cache_dir"))
+        suited = ["estimator=next_token", "sampler=left_to_right", "sampler.steps=null"] * self.exact
+        evaluate = typed("evaluate", typed_path("ckpt", Path(_short(self.folder))), *suited, *typed_again("cache_dir"))
         lines += ["", f"Run folder       {_short(self.folder)}"]
         lines += [look, f"                 {DASHBOARD}"] if board else []
         lines += [f"Evaluate         {evaluate}"]

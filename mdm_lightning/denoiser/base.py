@@ -45,7 +45,12 @@ class Denoiser(nn.Module, ABC):
         vocab_size: d, the number of tokens the model can predict. MASK is not among them: its id is d, one past the
             last, it has an embedding but no output column, and so can never be predicted.
         length: longest sequence the model accepts.
+
+    Attributes:
+        autoregressive: it reads what stands before a position alone, and so can generate from left to right only.
     """
+
+    autoregressive: bool = False
 
     def __init__(self, vocab_size: int, length: int) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from torch import Tensor
 from mdm_lightning.arguments import check
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.diffusion.timesteps import TimeSampler
+from mdm_lightning.errors import UserError
 
 
 class MaskedBatch(NamedTuple):
@@ -25,7 +26,7 @@ class MaskedBatch(NamedTuple):
     """
 
     tokens: Int64[Tensor, "b l"]
-    """Token ids with MASK at the masked positions."""
+    """Token ids with MASK at the masked positions; ``NextToken`` masks none of its rows."""
     rows: Int64[Tensor, " m"]
     """Flat indices of the masked positions."""
     targets: Int64[Tensor, " m"]
@@ -175,6 +176,50 @@ class StepMasking:
         ratio = self.schedule.masked_t(times)[step]  # which 1 - alpha may have no digit of
         masked = (noise < ratio[:, None]) & maskable
         return apply_mask(tokens, masked, maskable, mask_id, grid[step], 1 / ratio[:, None])
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Masks nothing, and has every position predicted with weight 1: the chain rule, -log p(x) itself.
+
+    For a denoiser that reads what stands before a position alone (``Denoiser.autoregressive``); any other would read
+    the answer.
+    """
+
+    @property
+    def estimator(self) -> str:
+        return "exact, token by token"
+
+    def __call__(
+        self,
+        tokens: Int64[Tensor, "b l"],
+        maskable: Bool[Tensor, "b l"],
+        mask_id: int,
+        generator: torch.Generator,
+        micro_batch: int = 0,
+        micro_batches: int = 1,
+    ) -> MaskedBatch:
+        one = torch.ones(len(tokens), dtype=torch.float64)
+        return apply_mask(tokens, maskable, maskable, mask_id, one, one[:, None])._replace(tokens=tokens)
+
+
+def check_fits(process: ForwardProcess, *, autoregressive: bool) -> None:
+    """Checks that a forward process and a denoiser belong together.
+
+    Raises:
+        UserError: one of them is autoregressive, and the other is not.
+    """
+    exact = isinstance(process, NextToken)
+    if exact and not autoregressive:
+        raise UserError(
+            "predicting every position unmasked (next_token) is for autoregressive models, as model=ar makes them: "
+            "this one would read the answers"
+        )
+    if autoregressive and not exact:
+        raise UserError(
+            "this model is autoregressive and knows no masks: its likelihood is that of estimator=next_token, and it "
+            "is trained by masking@training.masking=next_token, as model=ar says"
+        )
 
 
 def mask_counts(

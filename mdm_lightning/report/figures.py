@@ -8,6 +8,7 @@ from mdm_lightning.checkpoint.stored_config import build
 from mdm_lightning.diffusion.schedule import LinearSchedule, MaskSchedule
 from mdm_lightning.evaluation.figures import schedule_figure
 from mdm_lightning.report.columns import Column, preferred, stages
+from mdm_lightning.report.frontier import frontier_figures
 from mdm_lightning.report.heatmap import heatmap_figure
 from mdm_lightning.report.lines import place, steps_figure
 from mdm_lightning.report.pareto import pareto_figure
@@ -25,6 +26,7 @@ def section_figures(section: Sequence[Column]) -> dict[str, Figure]:
         drawn["score over alpha and beta"] = heatmap
     if any(column.passes(entry) for column in section for entry in column.entries):
         drawn["score against forward passes"] = pareto_figure(section)
+    drawn |= frontier_figures(section)
     if any(entry.cell.schedule != ANY for column in section for entry in column.entries):
         drawn["schedules of the verdicts"] = winners_figure(section)
     return drawn

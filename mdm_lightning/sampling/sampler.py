@@ -11,15 +11,15 @@ from torch import Tensor
 
 from mdm_lightning.arguments import check
 from mdm_lightning.denoiser.base import Denoiser
-from mdm_lightning.diffusion.schedule import MaskSchedule
+from mdm_lightning.diffusion.schedule import LinearSchedule, MaskSchedule
 from mdm_lightning.sampling.agenda import Adaptive, Agenda, PlannedCounts, PlannedPositions, Work
 from mdm_lightning.sampling.blocks import Blocks, Part
 from mdm_lightning.sampling.canvas import Canvas
-from mdm_lightning.sampling.count import AdaptiveCount, PlannedCount, RevealCount, alpha_grid
+from mdm_lightning.sampling.count import AdaptiveCount, Expected, PlannedCount, RevealCount, alpha_grid
 from mdm_lightning.sampling.eos import Ends, EosFree, EosLast, EosRule
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
-from mdm_lightning.sampling.order import Random, RevealOrder, StaticOrder
+from mdm_lightning.sampling.order import LeftToRight, Random, RevealOrder, StaticOrder
 from mdm_lightning.sampling.plan import RevealPlan
 from mdm_lightning.sampling.source import Drawn, Predictions, TokenSource
 from mdm_lightning.sampling.tokens import TokenSampler
@@ -155,6 +155,8 @@ class Sampler:
         steps = self.steps if steps is None else steps
         self._check(denoiser, canvas, noise, padding)
         _check_steps(steps)
+        if denoiser.autoregressive:
+            self._check_one_by_one(int((canvas == denoiser.mask_id).sum(1).max()), steps)
         with torch.inference_mode():
             tokens, nfe, sequence_nfe, revealed_at = self._fill(
                 denoiser, canvas, noise, source, steps, padding, on_step
@@ -176,6 +178,15 @@ class Sampler:
         if canvas.numel() and not 0 <= int(canvas.min()) <= int(canvas.max()) <= denoiser.mask_id:
             raise ValueError(f"Sampler: the canvas has token ids outside 0 ... {denoiser.mask_id} (MASK)")
         self.tokens.check(denoiser.vocab_size)
+
+    def _check_one_by_one(self, positions: int, steps: int | None) -> None:
+        """For a denoiser that reads what stands before a position alone, all of which has to be there."""
+        straight = isinstance(self.order, LeftToRight) and isinstance(self.count, Expected)
+        if not (straight and isinstance(self.schedule, LinearSchedule) and (steps is None or steps >= positions)):
+            raise ValueError(
+                "Sampler: an autoregressive model generates one token after the other, from left to right: choose "
+                "sampler=left_to_right schedule=linear sampler.steps=null"
+            )
 
     def _fill(
         self,

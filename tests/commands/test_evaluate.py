@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -196,6 +197,33 @@ def test_loggers_receive_the_rows(numbered, text_model):
     for row in rows_of(folder):
         (logged,) = (line[f"likelihood/{row['metric']}"] for line in lines if line[f"likelihood/{row['metric']}"])
         assert float(logged) == pytest.approx(row["value"])
+
+
+def test_an_autoregressive_twin_scores_text(train, evaluate, numbered, text_model, tmp_path):
+    """It is evaluated by the command that its training printed, and scores what another model generates."""
+    trained = train(
+        "model=ar", "model.hidden_size=16", "model.length=32", "run_dir=twin", "training.validation_sequences=null"
+    )
+    assert trained.status == 0, trained.stderr
+    assert "nats/token (exact; averaged weights)" in trained.stdout
+    (hint,) = re.findall("Evaluate .*evaluate.py (.*)", trained.stdout)
+    rows = rows_of(numbered(*hint.split(), "evaluation=likelihood"))
+    results = json.loads((tmp_path / "twin/results.json").read_text())["metrics"]
+    assert value(rows, "nelbo_nats_per_token") == pytest.approx(results["val/loss"], rel=1e-5)
+
+    frontier = ("evaluation=frontier", "evaluation.frontier.temperatures=[0.7,1.0]", "evaluation.sequences=4")
+    own = rows_of(numbered(f"ckpt={text_model}", *frontier, "scorer=run", "scorer.ckpt=twin", "sampler.steps=4"))
+    assert value(own, "scorer_nats_per_token") > 0
+    assert any(row["metric"] == "scorer_nats_at_entropy" for row in own)
+    for arguments, words in (
+        ([f"ckpt={text_model}", *frontier, "scorer=run", f"scorer.ckpt={text_model}"], "masked diffusion model"),
+        ([f"ckpt={text_model}", "evaluation=likelihood", "estimator=next_token"], "read the answers"),
+        (["ckpt=twin", "evaluation=likelihood"], "estimator=next_token"),
+        (["ckpt=twin", "evaluation=samples"], "sampler=left_to_right schedule=linear sampler.steps=null"),
+    ):
+        refused = evaluate(*arguments)
+        assert refused.status == 1
+        assert words in refused.error
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from mdm_lightning.arguments import check_numbers
-from mdm_lightning.diffusion.masking import ForwardProcess, mark_answers, seeded_generator
+from mdm_lightning.diffusion.masking import ForwardProcess, check_fits, mark_answers, seeded_generator
 from mdm_lightning.evaluation.base import Row, Subject, batches
 from mdm_lightning.evaluation.likelihood.policy import Policy
 from mdm_lightning.evaluation.likelihood.rows import Measured, Names, likelihood_rows
@@ -52,12 +52,14 @@ class Likelihood:
         """The number of sequences.
 
         Raises:
-            UserError: there are none, or no data.
+            UserError: there are none, or no data, or estimator and denoiser do not fit together.
         """
+        if not isinstance(self.estimator, Policy):
+            check_fits(self.estimator, autoregressive=subject.denoiser.autoregressive)
         return subject.validation_size(self.sequences)
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
-        size, estimator = subject.validation_size(self.sequences), self.estimator
+        size, estimator = self.prepare(subject), self.estimator
         if isinstance(estimator, Policy):
             yield from estimator.rows(subject, size, self.draws, self.batch_size)
             return

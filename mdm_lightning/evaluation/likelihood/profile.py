@@ -89,9 +89,11 @@ def equal_sequences(
         averaged: what does not average if they differ.
 
     Raises:
-        NotApplicable: the sequences differ in their number of maskable positions.
+        NotApplicable: the sequences differ in their number of maskable positions, or the denoiser knows no masks.
         UserError: there is but one.
     """
+    if subject.denoiser.autoregressive:
+        raise NotApplicable(f"{needs} a denoiser of masked sequences, and this model is autoregressive")
     validation = subject.data.validation
     length = int(validation[0]["maskable"].sum())
     size = subject.validation_size(sequences)

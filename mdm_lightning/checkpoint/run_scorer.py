@@ -1,0 +1,79 @@
+"""A run of one's own as a scorer of generated text: `scorer=run scorer.ckpt=outputs/train/...`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mdm_lightning.arguments import check_numbers
+from mdm_lightning.checkpoint.load import load
+from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
+from mdm_lightning.denoiser.base import Denoiser
+from mdm_lightning.diffusion.masking import NextToken, seeded_generator
+from mdm_lightning.diffusion.objective import nelbo
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.base import Subject, batches
+from mdm_lightning.evaluation.generation.scorers import PreparedScorer, Scores
+
+
+@dataclass(frozen=True)
+class RunScorer:
+    """An autoregressive model that was trained here (``model=ar``): a real language model as the reference, offline.
+
+    Texts in its own tokens are scored token by token, each given all those before it. Texts of a model with another
+    tokenizer are decoded and tokenised anew. The average is over tokens.
+
+    Args:
+        ckpt: ``last``, a run folder or a ``.ckpt`` file.
+        batch_size: texts per forward pass.
+
+    Raises:
+        ValueError: no text per forward pass.
+    """
+
+    ckpt: str
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_numbers(self, batch_size=1)
+
+    @property
+    def protocol(self) -> str:
+        return f"autoregressive model {self.ckpt}, every token scored"
+
+    def prepare(self, subject: Subject) -> PreparedScorer:
+        """Raises:
+        UserError: there is no such run, or it is not autoregressive.
+        """
+        loaded = load(self.ckpt, device=subject.device)
+        if not loaded.denoiser.autoregressive:
+            raise UserError(
+                f"scorer.ckpt={self.ckpt} is a masked diffusion model, which knows a bound on likelihoods only: train "
+                "a scorer with python train.py model=ar data=..."
+            )
+        own = loaded.tokenizer.fingerprint == subject.tokenizer.fingerprint
+
+        def score(tokens: Int64[np.ndarray, "b l"], texts: Sequence[str]) -> Scores:
+            rows = list(torch.from_numpy(tokens)) if own else _encode(loaded.tokenizer, texts, loaded.denoiser.length)
+            units = batches(len(rows), self.batch_size)
+            nats = [_nats(loaded.denoiser, loaded.device, rows[unit.start : unit.stop]) for unit in units]
+            return Scores(np.concatenate(nats), np.array([len(row) for row in rows]))
+
+        return score
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> list[Tensor]:
+    return [torch.tensor(ids[:longest], dtype=torch.int64) for ids in tokenizer.encode_batch(list(texts))]
+
+
+def _nats(denoiser: Denoiser, device: torch.device, rows: Sequence[Int64[Tensor, " n"]]) -> Float64[np.ndarray, " b"]:
+    """-log probability of each text."""
+    tokens = pad_sequence(list(rows), batch_first=True)
+    there = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+    batch = NextToken()(tokens, there, denoiser.mask_id, seeded_generator(0))._replace(padding=~there)
+    with torch.inference_mode():
+        return nelbo(denoiser, batch.to(device)).per_sequence.double().cpu().numpy()
