@@ -2,29 +2,33 @@
 sequences, by exact walks, nothing generated.
 
     python benchmarks/orders.py outputs/train/RUN
-    python benchmarks/orders.py outputs/train/RUN --sequences 64 --steps 4 8
+    python benchmarks/orders.py outputs/train/RUN --sequences 64 --steps 4 8 --generated 64
 
 First every order with every schedule, as the difference to random order with the same counts, on the same sequences
-(standard errors are of paired differences). Then what the best counts would save in an order, chosen on half of the
-sequences and scored on the other half, and published sizes of log2(length) steps.
+(standard errors are of paired differences). With ``--generated`` so many texts are generated with each of them, and
+scored by an n-gram model of the training text: does it rank orders and schedules as the likelihood does? Then what the
+best counts would save in an order, chosen on half of the sequences and scored on the other half, and published sizes of
+log2(length) steps.
 """
 
-import argparse
+import sys
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
+from trained import arguments, subject_of
 
-from mdm_lightning.checkpoint.load import load
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, MaskSchedule
-from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Subject
 from mdm_lightning.evaluation.description import describe
+from mdm_lightning.evaluation.generation.generate import generate
+from mdm_lightning.evaluation.generation.scorers import NgramScorer
 from mdm_lightning.evaluation.likelihood.corpus import Likelihood
 from mdm_lightning.evaluation.likelihood.order_costs import OrderCosts
 from mdm_lightning.evaluation.likelihood.policy import Policy
-from mdm_lightning.evaluation.statistics import standard_error
+from mdm_lightning.evaluation.statistics import rank_correlation, standard_error
 from mdm_lightning.sampling.count import Expected
 from mdm_lightning.sampling.order import Entropy, LeftToRight, MaxProbability, Random, RevealOrder, StaticOrder
 from mdm_lightning.sampling.sampler import Sampler
@@ -32,7 +36,7 @@ from mdm_lightning.sampling.sizes import AscendingSizes, DilatedSizes
 from mdm_lightning.sampling.spaced import MinimumDistance, Spaced
 from mdm_lightning.tables import markdown_table
 
-ORDERS: Sequence[RevealOrder] = (Spaced(), MinimumDistance(), LeftToRight(), MaxProbability(), Entropy())
+ORDERS: Sequence[RevealOrder] = (Random(), Spaced(), MinimumDistance(), LeftToRight(), MaxProbability(), Entropy())
 SCHEDULES: Sequence[MaskSchedule] = (LinearSchedule(), BetaSchedule(1.0, 1.0), BetaSchedule(0.9, 0.3))
 
 
@@ -48,17 +52,65 @@ def difference(one: Float64[np.ndarray, " s"], other: Float64[np.ndarray, " s"])
     return f"{(one - other).mean():+.3f} ± {standard_error((one - other).tolist()) or 0:.3f}"
 
 
-def compare_orders(subject: Subject, sequences: int, budgets: Sequence[int]) -> str:
-    rows = []
+class Cell(NamedTuple):
+    """A step budget and a schedule, in every order."""
+
+    steps: int
+    schedule: MaskSchedule
+    walks: list[Float64[np.ndarray, " s"]]
+    """Nats per token of each validation sequence, by order."""
+    scores: list[Float64[np.ndarray, " g"]]
+    """The n-gram model's nats per token of each generated text, by order; nothing if none are."""
+
+    @property
+    def name(self) -> list[str]:
+        return [str(self.steps), describe(self.schedule)]
+
+
+def measure(subject: Subject, sequences: int, generated: int, budgets: Sequence[int]) -> list[Cell]:
+    scorer = subject.once("n-gram", lambda: NgramScorer().prepare(subject)) if generated else None
+    cells = []
     for steps in budgets:
         for schedule in SCHEDULES:
-            random = walked(subject, Sampler(schedule, Expected(), Random(), steps=steps), sequences)
-            cells = [str(steps), describe(schedule), f"{random.mean():.3f}"]
+            cell = Cell(steps, schedule, [], [])
             for order in ORDERS:
-                cost = walked(subject, Sampler(schedule, Expected(), order, steps=steps), sequences)
-                cells.append(difference(cost, random))
-            rows.append(cells)
-    return markdown_table(["steps", "schedule", "random", *map(describe, ORDERS)], rows, left=2)
+                sampler = Sampler(schedule, Expected(), order, steps=steps)
+                cell.walks.append(walked(subject, sampler, sequences))
+                if scorer is not None:
+                    tokens = generate(subject, sampler, generated, 64).tokens.numpy()
+                    cell.scores.append(scorer(tokens, [""] * generated).nats / subject.length)
+            cells.append(cell)
+            print(f"measured: {', '.join(cell.name)}", file=sys.stderr, flush=True)
+    return cells
+
+
+def compare_orders(cells: Sequence[Cell]) -> str:
+    rows = [
+        [*cell.name, f"{cell.walks[0].mean():.3f}", *(difference(cost, cell.walks[0]) for cost in cell.walks[1:])]
+        for cell in cells
+    ]
+    return markdown_table(["steps", "schedule", *map(describe, ORDERS)], rows, left=2)
+
+
+def compare_scores(cells: Sequence[Cell]) -> str:
+    """The n-gram scores, and how far they agree with the walks."""
+    rows = [
+        [*cell.name, *(f"{score.mean():.3f} ± {standard_error(score.tolist()) or 0:.3f}" for score in cell.scores)]
+        for cell in cells
+    ]
+    lines = [markdown_table(["steps", "schedule", *map(describe, ORDERS)], rows, left=2), ""]
+    for steps in dict.fromkeys(cell.steps for cell in cells):
+        own = [cell for cell in cells if cell.steps == steps]
+        lines.append(f"Spearman's correlation with the walks at {steps} steps, {agreement(own)}")
+        lines += [f"- {describe(cell.schedule)}, orders alone: {agreement([cell])}" for cell in own]
+    return "\n".join([*lines, f"over all step budgets, {agreement(cells)}"])
+
+
+def agreement(cells: Sequence[Cell]) -> str:
+    walks = [float(cost.mean()) for cell in cells for cost in cell.walks]
+    scores = [float(score.mean()) for cell in cells for score in cell.scores]
+    correlation = rank_correlation(walks, scores)
+    return f"{len(walks)} samplers: {'-' if correlation is None else f'{correlation:.3f}'}"
 
 
 def compare_counts(subject: Subject, sequences: int, budgets: Sequence[int]) -> str:
@@ -88,25 +140,23 @@ def compare_counts(subject: Subject, sequences: int, budgets: Sequence[int]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="a run folder, or what else ckpt= may name")
+    parser = arguments(__doc__)
     parser.add_argument("--sequences", type=int, default=256)
+    parser.add_argument("--generated", type=int, default=0, help="texts to generate with each sampler")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16])
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    started, loaded = time.perf_counter(), load(options.run)
-    if loaded.prepare is None:
-        raise UserError(f"what {loaded.name} was trained on is not known")
-    subject = Subject(
-        loaded.denoiser, loaded.tokenizer, loaded.length, loaded.prepare, device=loaded.device, seed=options.seed
-    )
-    size = subject.validation_size(options.sequences)
-    print(f"{subject.data.name}: {size} validation sequences of {subject.length} tokens, {loaded.name}\n")
-    print("nats per token in random order (a bound: one order each), and differences to it with equal counts\n")
-    print(compare_orders(subject, size, options.steps), flush=True)
-    print("\ngap to one position at a time, nats per token\n")
-    print(compare_counts(subject, size, options.steps))
-    print(f"\n{time.perf_counter() - started:.0f} s")
+    for run in options.runs:
+        started, subject = time.perf_counter(), subject_of(run, options.seed)
+        size = subject.validation_size(options.sequences)
+        print(f"\n{run}: {subject.data.name}, {size} validation sequences of {subject.length} tokens\n")
+        cells = measure(subject, size, options.generated, options.steps)
+        print("nats per token in random order (a bound: one order each), and differences to it with equal counts\n")
+        print(compare_orders(cells), flush=True)
+        if options.generated:
+            print(f"\nn-gram model's nats per token of {options.generated} generated texts\n\n{compare_scores(cells)}")
+        print("\ngap to one position at a time, nats per token\n")
+        print(compare_counts(subject, size, options.steps))
+        print(f"\n{time.perf_counter() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
