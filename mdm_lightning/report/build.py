@@ -26,6 +26,7 @@ from mdm_lightning.report.tables import (
     difference_table,
     overview_table,
     prediction_table,
+    race_table,
     results_csv,
     score_table,
 )
@@ -89,6 +90,7 @@ def _section(part: Sequence[Column], show: Show) -> Section:
         title=title,
         verdicts=[verdict(column) for column in preferred(part)],
         scores=[score_table(stage) for stage in latest_first],
+        races=[table for stage in latest_first if (table := race_table(stage)) is not None],
         costs=[table for stage in latest_first if (table := cost_table(stage)) is not None],
         details=[*compared, *(comparison_table(column) for stage in latest_first for column in stage)],
         prediction=[prediction_table(predictions), agreement_table(predictions)] if predictions else [],
@@ -113,7 +115,7 @@ def _markdown(described: Sequence[Section], overviews: Sequence[Table]) -> str:
         if section.title:
             blocks.append(f"## {escape_markdown(section.title)}\n")
         blocks.append("".join(f"- {escape_markdown(str(verdict))}\n" for verdict in section.verdicts))
-        blocks += [markdown(table) for table in (*section.scores, *section.costs, *section.prediction)]
+        blocks += [markdown(table) for table in (*section.scores, *section.races, *section.costs, *section.prediction)]
     return "\n".join(blocks)
 
 

@@ -17,7 +17,8 @@ from mdm_lightning.evaluation.statistics import (
     sign_flip_test,
     standard_error,
 )
-from mdm_lightning.report.records import NFE, Cell, Objective, Stage, Sweep
+from mdm_lightning.report.race import RaceRecord
+from mdm_lightning.report.records import NFE, NOT_AT_ALL, Cell, Objective, Stage, Sweep, stands_for_linear
 
 SIGNIFICANT = 0.05
 ROUNDING = 1e-9  # relative difference of exact numbers that are equal
@@ -95,12 +96,13 @@ class Column:
     Attributes:
         objective: what they are judged by.
         others: the other axes.
-        stage: "grid" or "refined".
+        stage: "grid", "race" or "refined".
         steps: the step budget; None for a step per masked position.
         bound: the step budget is the most that the sampler may take: it decides itself.
         entries: the cells with a finite score, at least one.
         reference: the entry that the others are compared with: the linear schedule, Beta(0.5, 0.5) which equals it, or
             the best hand-made schedule; None without any.
+        race: how the race of these cells ended, if they are one's and it has.
     """
 
     objective: Objective
@@ -110,10 +112,19 @@ class Column:
     bound: bool
     entries: Sequence[Entry]
     reference: Entry | None
+    race: RaceRecord | None = None
+
+    @property
+    def standing(self) -> Sequence[Entry]:
+        """The entries that no race has sorted out: in a race that has not ended, those with the most instances."""
+        if self.stage != "race":
+            return self.entries
+        most = max(entry.row.n for entry in self.entries)
+        return [e for e in self.entries if (e.label not in self.race.left if self.race else e.row.n == most)]
 
     @property
     def best(self) -> Entry:
-        return max(self.entries, key=lambda entry: self.objective.sign * entry.value)
+        return max(self.standing, key=lambda entry: self.objective.sign * entry.value)
 
     @property
     def near_best(self) -> frozenset[str]:
@@ -121,7 +132,7 @@ class Column:
         error: its equals, but for rounding."""
         best, sign = self.best, self.objective.sign
         bar = sign * best.value - (ROUNDING * abs(best.value) if self.exact else best.stderr or 0)
-        return frozenset(entry.label for entry in self.entries if sign * entry.value >= bar)
+        return frozenset(entry.label for entry in self.standing if sign * entry.value >= bar)
 
     @property
     def exact(self) -> bool:
@@ -159,8 +170,13 @@ def columns(sweep: Sweep, objective: Objective) -> list[Column]:
             key = (*task, *cell.others), cell.stage, cell.steps, cell.bound
             grouped.setdefault(key, []).append(Entry(cell, row))
     order = sorted(grouped, key=lambda key: (key[0], key[1], key[2] is None, key[2] or 0, key[3]))
-    bare = [Column(objective, *key, grouped[key], _reference(grouped[key], objective)) for key in order]
-    pairs = [(entry, column.reference) for column in bare for entry in column.entries]
+    races = {race.column: race for race in sweep.races}
+    bare = [
+        Column(objective, *key, grouped[key], _reference(grouped[key], objective), races.get((key[0], *key[2:])))
+        for key in order
+    ]
+    # In a race who is compared on how much depends on the scores: tests would not mean what they say.
+    pairs = [(entry, column.reference) for column in bare if column.stage != "race" for entry in column.entries]
     compared = iter(differences([(a, b) for a, b in pairs if b is not None and a is not b]))
     return [_with_differences(column, compared) for column in bare]
 
@@ -241,16 +257,14 @@ def _finite_scores(entry: Entry) -> bool:
 
 def _reference(entries: Sequence[Entry], objective: Objective) -> Entry | None:
     """Linear; else its equal, Beta(1/2, 1/2); else the best hand-made schedule; else None."""
-    linear = [entry for entry in entries if entry.cell.schedule == "linear"]
-    equal = [entry for entry in entries if (entry.cell.alpha, entry.cell.beta) == (0.5, 0.5)]
-    hand_made = [entry for entry in entries if entry.cell.alpha is None]
-    ranked = sorted(hand_made, key=lambda entry: -objective.sign * entry.value)
-    return next(iter([*linear, *equal, *ranked]), None)
+    eligible = [entry for entry in entries if stands_for_linear(entry.cell) < NOT_AT_ALL]
+    ranked = sorted(eligible, key=lambda entry: (stands_for_linear(entry.cell), -objective.sign * entry.value))
+    return next(iter(ranked), None)
 
 
 def _with_differences(column: Column, compared: Iterator[Difference | None]) -> Column:
     """The column with its share of the differences, whose p-values are corrected among themselves."""
-    if column.reference is None:
+    if column.reference is None or column.stage == "race":
         return column
     taken = [None if entry is column.reference else next(compared) for entry in column.entries]
     tested = [difference for difference in taken if difference is not None]

@@ -32,6 +32,7 @@ class Section:
         title: the other axes, or empty.
         verdicts: one per step budget.
         scores: a table per stage, the decisive stage first.
+        races: how the races of the cells ended, if they raced.
         costs: forward passes, where they are not what the step budgets say.
         details: other tables, folded away.
         prediction: the tables of the predicted gaps, or none.
@@ -42,6 +43,7 @@ class Section:
     title: str
     verdicts: Sequence[Verdict]
     scores: Sequence[Table]
+    races: Sequence[Table]
     costs: Sequence[Table]
     details: Sequence[Table]
     prediction: Sequence[Table]

@@ -5,14 +5,15 @@ is killed loses at most the cell it was working on.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row
 from mdm_lightning.files import from_json, to_json, write_atomically
+from mdm_lightning.report.race import RaceRecord, joined, read_races
 
 SWEEP = "sweep.json"
 CELLS = "cells"
@@ -21,8 +22,8 @@ PREDICTED = "predicted_gap"  # the metric that is known before anything is gener
 
 ANY = "any"  # in the place of a schedule that the sampler does not look at
 
-Stage = Literal["grid", "refined"]
-Status = Literal["finished", "failed"]
+Stage = Literal["grid", "race", "refined"]
+Status = Literal["finished", "failed", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Cell:
 
     Attributes:
         id: unique within the sweep, all stages together; names the file.
-        stage: "grid", or "refined" for the shortlist measured again on fresh instances.
+        stage: "grid"; "race" for a round of a race in its place; or "refined" for the shortlist, or the winner of a
+            race, measured again on fresh instances.
         schedule: name of the sampling schedule's configuration; ``ANY`` if the sampler does not look at it.
         alpha: first parameter of a Beta schedule; None for other schedules.
         beta: second parameter of a Beta schedule; None for other schedules.
@@ -39,11 +41,12 @@ class Cell:
         steps: step budget; None for a step per masked position.
         axes: the overrides that vary in this sweep, with this cell's values.
         schedule_config: what Hydra builds the schedule from.
-        status: "finished" or "failed".
-        error: one line that says why the cell failed; None for a finished cell.
+        status: "finished", "failed", or "not measured" where a prediction has ruled it out.
+        error: one line that says why the cell failed, else None.
         seconds: what the cell took, wall clock.
         rows: what was measured.
         bound: the sampler decides how many steps it takes; ``steps`` is the most.
+        first: index of the first instance.
 
     Raises:
         ValueError: the stage or status is unknown, a failed cell gives no reason, or a row has not one score per unit.
@@ -63,12 +66,13 @@ class Cell:
     seconds: float = 0.0
     rows: Sequence[Row] = ()
     bound: bool = False
+    first: int = 0
 
     def __post_init__(self) -> None:
         if self.stage not in get_args(Stage) or self.status not in get_args(Status):
             raise ValueError(f"cell {self.id}: unknown stage or status: {self.stage}, {self.status}")
         if (self.status == "failed") != (self.error is not None):
-            raise ValueError(f"cell {self.id}: a failed cell has an error, a finished one has none")
+            raise ValueError(f"cell {self.id}: a failed cell has an error, others have none")
         if (self.alpha is None) != (self.beta is None):
             raise ValueError(f"cell {self.id}: alpha and beta go together")
         for row in self.rows:
@@ -153,14 +157,16 @@ class Sweep:
 
     Attributes:
         settings: what ``sweep.json`` says: checkpoint, command, metric, seed and whatever else.
-        cells: in the order of the table: see ``in_order``.
+        cells: in the order of the table: see ``in_order``. The rounds of a race become one cell.
+        races: those that have come to their end.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     cells: Sequence[Cell] = ()
+    races: Sequence[RaceRecord] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cells", tuple(sorted(self.cells, key=in_order)))
+        object.__setattr__(self, "cells", tuple(sorted(_one_per_runner(self.cells), key=in_order)))
 
     @classmethod
     def load(cls, folder: Path) -> "Sweep":
@@ -175,7 +181,7 @@ class Sweep:
         paths = sorted((folder / CELLS).glob("*.json"))
         if not paths:
             raise UserError(f"{folder / CELLS} holds no cells yet; run the sweep first, or wait for its first cell")
-        return cls(load_json(folder / SWEEP), [Cell.read(path) for path in paths])
+        return cls(load_json(folder / SWEEP), [Cell.read(path) for path in paths], read_races(folder))
 
     @property
     def finished(self) -> list[Cell]:
@@ -183,7 +189,7 @@ class Sweep:
 
     @property
     def failed(self) -> list[Cell]:
-        return [cell for cell in self.cells if not cell.finished]
+        return [cell for cell in self.cells if cell.status == "failed"]
 
     def unusable(self) -> list[tuple[Cell, str]]:
         """The cells that have no place in the tables, and why."""
@@ -215,6 +221,24 @@ class Sweep:
         return [Objective(row.metric, row.better, row.task if several else None) for row in chosen if row.better]
 
 
+def _one_per_runner(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, of which those that a race measured in several rounds are one."""
+    joint: list[Cell] = []
+    raced: dict[Hashable, list[Cell]] = {}
+    for cell in cells:
+        if cell.stage == "race" and cell.finished:
+            raced.setdefault((cell.others, cell.steps, cell.bound, cell.label), []).append(cell)
+        else:
+            joint.append(cell)
+    for rounds in raced.values():
+        first, *later = sorted(rounds, key=lambda cell: cell.first)
+        if later:
+            rows, seconds = joined([cell.rows for cell in (first, *later)]), sum(cell.seconds for cell in rounds)
+            first = replace(first, rows=rows, seconds=seconds)
+        joint.append(first)
+    return joint
+
+
 def judging_rows(rows: Sequence[Row], metric: str | None) -> list[Row]:
     """What cells are judged by, for each task one: the named metric, else the first that judges and has scores, else
     the first that judges."""
@@ -239,6 +263,16 @@ def in_order(cell: Cell) -> tuple[Any, ...]:
     """Order of cells: by the other axes, stage, hand-made schedules before Beta pairs, linear first, then steps."""
     shape = (cell.alpha is not None, cell.schedule != "linear", cell.alpha or 0, cell.beta or 0, cell.label)
     return (cell.others, cell.stage, *shape, cell.steps is None, cell.steps or 0, cell.id)
+
+
+NOT_AT_ALL = 3
+
+
+def stands_for_linear(cell: Cell) -> int:
+    """How well a cell serves as what others are compared with, the less the better: the linear schedule itself, its
+    equal Beta(1/2, 1/2), another hand-made schedule, or ``NOT_AT_ALL``."""
+    equal = (cell.alpha, cell.beta) == (0.5, 0.5)
+    return 0 if cell.schedule == "linear" else 1 if equal else 2 if cell.alpha is None else NOT_AT_ALL
 
 
 def load_json(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from mdm_lightning.report.notation import (
     words,
 )
 from mdm_lightning.report.prediction import Prediction, predicted_gap
+from mdm_lightning.report.race import RaceRecord
 from mdm_lightning.report.records import NFE, Cell, Sweep, in_order
 
 MISSING = "—"
@@ -30,6 +32,7 @@ class Item:
 
     text: str
     bold: bool = False
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,50 @@ def score_table(columns: Sequence[Column]) -> Table:
         f"bold: {bold}"
     )
 
+    if columns[0].stage == "race":
+        caption += (
+            "; in parentheses the number of instances: scores on different ones cannot be compared; faint: left the "
+            "race, significantly behind its leader"
+        )
+
     def item(column: Column, entry: Entry) -> Item:
-        return Item(score(entry, digits), entry.label in column.near_best)
+        text = score(entry, digits) + (f" ({entry.row.n})" if column.stage == "race" else "")
+        return Item(text, entry.label in column.near_best, entry not in column.standing)
 
     return _by_schedule(title, caption, columns, item)
+
+
+def race_table(columns: Sequence[Column]) -> Table | None:
+    """How the races ended and what they saved; None if none has."""
+    raced = [(column, column.race) for column in columns if column.stage == "race" and column.race is not None]
+    if not raced:
+        return None
+    caption = (
+        "Races: after the first instances, and whenever their number has doubled, schedules that are significantly "
+        "behind the leader leave (paired permutation tests, Bonferroni's correction: the best of a budget leaves with "
+        f"probability at most {raced[0][1].level:g}). Cost of the race against that of all its schedules on all "
+        "instances, without the confirmation of the winner on fresh ones"
+    )
+    header = ["budget", "led at the end", "left the race", "instances", "forward passes", "saved"]
+    return Table("Races", caption, header, [[*map(Item, _race_row(*one))] for one in raced])
+
+
+def _race_row(column: Column, race: RaceRecord) -> list[str]:
+    measured, every = sum(entry.row.n for entry in column.entries), race.instances * len(column.entries)
+    passes = [(per, entry.row.n) for entry in column.entries if (per := column.passes(entry)) is not None]
+    spent, whole = sum(per * n for per, n in passes), sum(per * race.instances for per, _ in passes)
+    cost = f"{spent:,.0f} of {whole:,.0f}" if whole else MISSING
+    return [
+        column.budget, race.winner, _departures(column, race), f"{measured:,} of {every:,}", cost,
+        f"{1 - measured / every:.0%}",
+    ]  # fmt: skip
+
+
+def _departures(column: Column, race: RaceRecord) -> str:
+    """``12 after 25, 3 after 50; 2 stayed``."""
+    numbers = Counter(race.left[entry.label] for entry in column.entries if entry.label in race.left)
+    left = ", ".join(f"{count} after {n}" for n, count in sorted(numbers.items())) or "none"
+    return f"{left}; {len(column.entries) - numbers.total()} stayed"
 
 
 def overview_table(parts: Sequence[Sequence[Column]]) -> Table | None:
@@ -203,6 +246,12 @@ def comparison_table(column: Column) -> Table:
     header = ["schedule", words(column.objective.name), f"difference{against}", "p", "corrected"]
     if column.exact:
         caption, header, rows = "best first; exact differences", header[:3], [row[:3] for row in rows]
+    elif column.stage == "race":
+        caption, header = "best first", ["schedule", header[1], "instances", "left the race"]
+        rows = [
+            [Item(e.label), Item(score(e, digits)), Item(str(e.row.n)), Item("" if e in column.standing else "yes")]
+            for e in sorted(column.entries, key=lambda entry: (-entry.row.n, -sign * entry.value))
+        ]
     elif not any(entry.difference for entry in column.entries):
         caption, header, rows = "best first", header[:2], [row[:2] for row in rows]
     return Table(title, caption, header, rows)

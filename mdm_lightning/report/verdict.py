@@ -56,6 +56,8 @@ def verdict(column: Column) -> Verdict:
         ignored = f"the schedule does not matter: {reference.cell.sampler} does not look at it"
         advice = ignored if reference.cell.schedule == ANY else f"only {reference.label} was measured"
         return Verdict(column, reference, column.exact, advice, measured)
+    if column.stage == "race":
+        return _raced(column, reference)
     tested = [(entry, entry.difference) for entry in rivals if entry.difference is not None]
     if not tested:
         return _untested(column, reference)
@@ -112,6 +114,22 @@ def _power(column: Column, tested: int) -> str:
         if best and lead
         else f"{words}."
     )
+
+
+def _raced(column: Column, reference: Entry) -> Verdict:
+    """Of a race without a confirmation on fresh instances: nothing was ahead of the reference, or it goes on."""
+    metric, best = words(column.objective.metric), column.best
+    measured = f"{metric} {_score(column, best)}, n = {best.row.n}"
+    if column.race is None:
+        return Verdict(column, reference, False, "the race has not ended", f"Ahead is {best.label}: {measured}.")
+    if column.race.winner != reference.label:
+        evidence = f"{best.label} won the race ({measured}); it has not been confirmed on fresh instances."
+        return Verdict(column, reference, False, f"keep {reference.label} until the race is confirmed", evidence)
+    evidence = (
+        f"Of {len(column.entries) - 1} rivals {len(column.race.left)} left the race, significantly behind its leader; "
+        f"at its end nothing was ahead of {_name(reference)}: {measured}."
+    )
+    return Verdict(column, reference, False, f"keep {reference.label}: no schedule won against it", evidence)
 
 
 def _without_reference(column: Column) -> Verdict:

@@ -260,6 +260,14 @@ sweep.steps=[0] | sweep.steps must be a list of numbers from 1 on
 sweep.steps=8 | sweep.steps must be a list
 sweep.limit=0 | sweep.limit must be at least 1
 sweep.refine=-1 | sweep.refine must be at least 0
+sweep.race=perhaps | sweep.race must be true or false
+sweep.race=true sweep.refine=3 | sweep.refine must be 0 where sweep.race=true confirms its winner itself
+sweep.race=true sweep.limit=10 | sweep.limit must be at least sweep.race_first where sweep.race=true
+sweep.race=true sweep.full=1 | sweep.full must be at least 2 where sweep.race=true
+sweep.race_first=1 | sweep.race_first must be at least 2
+sweep.race_level=1 | sweep.race_level must be between 0 and 1
+sweep.race=true hydra.job.chdir=true | sweep.race=true decides itself which cells come next
+sweep.race=true evaluation=lm_eval evaluation.tasks=[a,b] | sweep.race=true goes by one score
 sweep.baselines=[liner] | there is no schedule liner; did you mean linear?
 +sweep.metrc=accuracy | did you mean sweep.metric?
 schedule.alpha=0,1 | schedule.alpha must be positive and finite, got 0

@@ -103,6 +103,7 @@ class Incident:
         steps: at which step budget.
         rank: on which rank.
         until: what happens does so only as long as there is no such file. "kill" creates it.
+        first: only where this is the first instance; None for wherever.
     """
 
     sampler: Sampler
@@ -110,8 +111,11 @@ class Incident:
     steps: int
     rank: int = 0
     until: str = ""
+    first: int | None = None
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
+        if self.first not in (None, subject.first):
+            return
         subject.processes.map(lambda unit: self._happen(subject.processes.rank), range(4), "incident")
         yield Row("survived", 1.0, None, 1, {})
 

@@ -130,12 +130,20 @@ class Sweeping:
     limit: int
     refine: int
     full: int | None
+    race: bool
+    race_first: int
+    race_level: float
     metric: str | None
     profile: Component | None
     stage: str
 
     def __post_init__(self) -> None:
-        check_numbers(self, limit=1, refine=0, full=1)
+        check_numbers(self, limit=1, refine=0, full=1, race_first=2)
+        check(self, "race_level", finite(self.race_level) and 0 < self.race_level < 1, "between 0 and 1")
+        if self.race:
+            check(self, "refine", self.refine == 0, "0 where sweep.race=true confirms its winner itself")
+            check(self, "limit", self.limit >= self.race_first, "at least sweep.race_first where sweep.race=true")
+            check(self, "full", self.full is None or self.full >= 2, "at least 2 where sweep.race=true")
         for name in ("alpha", "beta"):
             values = getattr(self, name)
             good = len(values) > 0 and all(finite(value) and value > 0 for value in values)

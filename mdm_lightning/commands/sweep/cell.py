@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Collection, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +76,18 @@ def run_cell(combination: Combination, subject: Subject, progress: SweepProgress
         NotApplicable: the evaluation does not suit the data, or nothing that it measures is what the sweep is to be
             judged by, so that no cell could succeed.
     """
-    started, ignored = time.perf_counter(), ignored_options(combination.config)
-    config = neutral(combination.config, ignored)
+    started = time.perf_counter()
+    planned, config = plan_cell(combination)
     subject.seed, subject.first = config.seed, config.evaluation.first
-    folder, identity = Path(config.sweep.dir), _identity(config)
-    known = subject.processes.exchange(_finished(folder, identity) if subject.processes.first else None)[0]
-    cell = known or _cell(combination, config, ignored, identity, *_evaluate(config, subject), started)
-    if subject.processes.first and known is None:
-        cell.write(folder)
-        _log(config, cell)
+    folder = Path(config.sweep.dir)
+    cell = subject.processes.exchange(_finished(folder, planned.id) if subject.processes.first else None)[0]
+    if cell is None:
+        rows, error = _evaluate(config, subject)
+        status, seconds = "finished" if error is None else "failed", time.perf_counter() - started
+        cell = replace(planned, status=status, error=error, seconds=seconds, rows=rows)
+        if subject.processes.first:
+            cell.write(folder)
+            _log(config, cell)
     row = next(iter(judging_rows(cell.rows, config.sweep.metric)), None)
     if row is None and cell.finished and config.sweep.metric is not None:
         names = ", ".join(dict.fromkeys(found.metric for found in judging_rows(cell.rows, None))) or "none"
@@ -92,6 +95,28 @@ def run_cell(combination: Combination, subject: Subject, progress: SweepProgress
     if progress is not None:
         progress.advance(cell, row)
     return row
+
+
+def plan_cell(combination: Combination) -> tuple[Cell, DictConfig]:
+    """A cell before it is measured, and the configuration with which it is."""
+    ignored = ignored_options(combination.config)
+    config = neutral(combination.config, ignored)
+    schedule = config.schedule
+    cell = Cell(
+        id=digest(config.sweep.stage, _content(config)),  # of everything that decides its numbers, within a sweep
+        stage=config.sweep.stage,
+        schedule=ANY if "schedule" in ignored else combination.choices["schedule"],
+        alpha=schedule.get("alpha") if "beta" in schedule else None,
+        beta=schedule.get("beta"),
+        sampler=combination.choices["sampler"],
+        steps=config.sampler.steps,
+        axes={key: value for key, value in combination.axes.items() if not {key, key.split(".")[0]} & set(ignored)},
+        schedule_config=OmegaConf.to_container(schedule, resolve=True),  # pyright: ignore[reportArgumentType]
+        status="not measured",
+        bound=issubclass(get_class(config.sampler.count._target_), AdaptiveCount),
+        first=config.evaluation.first,
+    )
+    return cell, config
 
 
 def ignored_options(config: DictConfig) -> frozenset[str]:
@@ -125,11 +150,6 @@ def _beside_samplers(config: DictConfig) -> Any:
         return [strip(value) for value in content] if isinstance(content, list) else content
 
     return strip({key: value for key, value in _content(config).items() if key != "schedule"})
-
-
-def _identity(config: DictConfig) -> str:
-    """A hash of everything that decides the numbers of a cell, within a sweep."""
-    return digest(config.sweep.stage, _content(config))
 
 
 def _content(config: DictConfig) -> dict[str, Any]:
@@ -177,34 +197,6 @@ def _prediction(profile: DictConfig | None, sampler: Sampler, subject: Subject) 
         subject.first = first
     gap = predicted_gap(measured, sampler, sampler.steps)
     return [] if gap is None else [gap_row(gap, measured.length, sequences, describe_sampler(sampler))]
-
-
-def _cell(
-    combination: Combination,
-    config: DictConfig,
-    ignored: Collection[str],
-    identity: str,
-    rows: list[Row],
-    error: str | None,
-    started: float,
-) -> Cell:
-    schedule = config.schedule
-    return Cell(
-        id=identity,
-        stage=config.sweep.stage,
-        schedule=ANY if "schedule" in ignored else combination.choices["schedule"],
-        alpha=schedule.get("alpha") if "beta" in schedule else None,
-        beta=schedule.get("beta"),
-        sampler=combination.choices["sampler"],
-        steps=config.sampler.steps,
-        axes={key: value for key, value in combination.axes.items() if not {key, key.split(".")[0]} & set(ignored)},
-        schedule_config=OmegaConf.to_container(schedule, resolve=True),  # pyright: ignore[reportArgumentType]
-        status="finished" if error is None else "failed",
-        error=error,
-        seconds=time.perf_counter() - started,
-        rows=rows,
-        bound=issubclass(get_class(config.sampler.count._target_), AdaptiveCount),
-    )
 
 
 def _log(config: DictConfig, cell: Cell) -> None:

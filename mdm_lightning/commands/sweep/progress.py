@@ -28,7 +28,7 @@ class SweepProgress:
             return
         if cell.error is not None:
             self._bar.write(f"{cell.label}, {cell.steps} steps failed: {cell.error}")
-        elif row is not None:
+        elif row is not None and cell.stage != "race":  # whose rounds have different instances
             sign = 1 if row.better == "higher" else -1
             budget = cell.stage, cell.steps
             known = self._best.get(budget)

@@ -16,13 +16,17 @@ from mdm_lightning.commands.command import explain
 from mdm_lightning.commands.evaluate import build_evaluations
 from mdm_lightning.commands.options.command_line import Flags, line, parse
 from mdm_lightning.commands.subject import load_subject
-from mdm_lightning.commands.sweep.cell import Combination, axes, run_cell
+from mdm_lightning.commands.sweep.cell import Combination, axes, plan_cell, run_cell
 from mdm_lightning.commands.sweep.compositions import Compositions
 from mdm_lightning.commands.sweep.jobs import in_this_process, job_elsewhere, job_here, left_to_hydra, run_multirun
 from mdm_lightning.commands.sweep.plan import Overrides, SweepPlan, combinations
 from mdm_lightning.commands.sweep.progress import SweepProgress
+from mdm_lightning.commands.sweep.race import Candidate, ColumnRace, by_column
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import Evaluation, Judges, NotApplicable, Prepares, Subject
+from mdm_lightning.evaluation.advice.race import Race
+from mdm_lightning.evaluation.base import Evaluation, Judges, NotApplicable, Prepares, Row, Subject
+from mdm_lightning.evaluation.generation.task import TaskAccuracy
+from mdm_lightning.evaluation.likelihood.corpus import Likelihood
 from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.report.records import Sweep, judging_rows
 
@@ -75,8 +79,12 @@ class SweepRun:
             self._prepare()
         grid = self.plan.grid()
         shown = self.processes.first and here and self.config.trainer.enable_progress_bar
-        with closing(SweepProgress(self.plan.cells(grid), hidden=not shown)) as progress:
-            self._run(grid, progress)
+        races = self.config.sweep.race  # which nobody knows the length of
+        with closing(SweepProgress(None if races else self.plan.cells(grid), hidden=not shown)) as progress:
+            if races:
+                self._race(grid, progress)
+            else:
+                self._run(grid, progress)
             if self.config.sweep.refine:
                 refined = self.processes.exchange(self._refinement() if self.processes.first else [])[0]
                 progress.grow(self.plan.cells(refined) or 0)
@@ -101,14 +109,70 @@ class SweepRun:
             run_multirun([*multirun, self.plan.exclude_keys()], job, self.flags)
 
     def _cells(self, multirun: Overrides) -> Iterator[Combination]:
-        """The cells of a multirun, composed one at a time, with what Hydra's jobs know of themselves."""
-        for number, overrides in enumerate(combinations(multirun)):
-            config, varied = self.compositions(overrides), axes(overrides, self.plan.shared())
-            job = config.hydra.job
-            job.num, job.id = number, str(number)
-            job.override_dirname = ",".join(f"{key}={value}" for key, value in sorted(varied.items()))
-            config.hydra.runtime.output_dir = str(Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir)
-            yield Combination(config, dict(config.hydra.runtime.choices), varied)
+        """The cells of a multirun, composed one at a time."""
+        return (self._combination(overrides, number) for number, overrides in enumerate(combinations(multirun)))
+
+    def _combination(self, overrides: Overrides, number: int = 0) -> Combination:
+        """A cell, composed, with what Hydra's jobs know of themselves."""
+        config, varied = self.compositions(overrides), axes(overrides, self.plan.shared())
+        job, named = config.hydra.job, dict(varied)
+        if config.sweep.stage == "race":
+            named["evaluation.first"] = config.evaluation.first
+        job.num, job.id = number, str(number)
+        job.override_dirname = ",".join(f"{key}={value}" for key, value in sorted(named.items()))
+        config.hydra.runtime.output_dir = str(Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir)
+        return Combination(config, dict(config.hydra.runtime.choices), varied)
+
+    def _race(self, grid: Iterable[Overrides], progress: SweepProgress) -> None:
+        """Has the cells of each column of the grid race. A cell that has a column to itself is measured as ever.
+
+        Raises:
+            UserError: there are no two cells in a column, or their evaluation cannot be raced.
+        """
+        columns = by_column(
+            Candidate(overrides, plan_cell(self._combination(overrides))[0])
+            for multirun in grid
+            for overrides in combinations(multirun)
+        )
+        if all(len(column) == 1 for column in columns):
+            raise UserError("sweep.race=true: there is one schedule per step budget here, and nothing to race with")
+        settings, first = self.plan.settings, self.config.evaluation.first
+        rules = Race(settings.limit, settings.race_first, self._second_stage, settings.race_level)
+        available = rules.instances + rules.confirm if self._available is None else self._available
+
+        def measure(overrides: Overrides) -> Row | None:
+            return run_cell(self._combination(overrides), self.subject, progress)
+
+        for column in columns:
+            if len(column) == 1:
+                measure(column[0].overrides)
+                continue
+            race = ColumnRace(rules, first, available, measure)(column)
+            if race is not None and self.processes.first:
+                race.write(Path(settings.dir))
+
+    @cached_property
+    def _available(self) -> int | None:
+        """Instances from the first on that cells may be measured on; None where there is no end of them.
+
+        Raises:
+            UserError: there are none.
+        """
+        subject = self.subject.starting_at(self.config.evaluation.first)
+        kinds = (TaskAccuracy, Likelihood) if subject.task is not None else Likelihood
+        evaluations = build_evaluations(self.config.evaluation).values()
+        return subject.validation_size(None) if any(isinstance(e, kinds) for e in evaluations) else None
+
+    @property
+    def _second_stage(self) -> int:
+        """Fresh instances for the shortlist or the winner of a race."""
+        settings = self.plan.settings
+        if settings.full is not None:
+            return settings.full
+        if self.subject.task is None or self._available is None:
+            return 10 * settings.limit  # of texts to generate there is no end
+        left = self._available - settings.limit
+        return left if left > 1 else settings.limit
 
     def _refinement(self) -> list[Overrides]:
         """The best schedules of the grid per step budget and task, over all other axes, and what to run for them."""
@@ -127,10 +191,7 @@ class SweepRun:
             chosen = shortlist.setdefault(steps, [])
             best = sorted(pairs, key=lambda pair: -pairs[pair])[: settings.refine]
             chosen += [pair for pair in best if pair not in chosen]
-        size = settings.full
-        if size is None and self.subject.task is None:
-            size = 10 * settings.limit  # of texts to generate there is no end
-        return self.plan.refinement(shortlist, settings.limit, size)
+        return self.plan.refinement(shortlist, self.config.evaluation.first + settings.limit, self._second_stage)
 
 
 def prepare_evaluations(evaluations: Iterable[Evaluation], subject: Subject) -> list[Evaluation]:

@@ -27,10 +27,10 @@ from mdm_lightning.commands.launch import launch_ranks
 from mdm_lightning.commands.options.command_line import Flags, line, override, parse, read_flags, same_files
 from mdm_lightning.commands.options.nearest import suggestion
 from mdm_lightning.commands.options.unread import check_options
-from mdm_lightning.commands.program import typed
+from mdm_lightning.commands.program import typed, typed_path
 from mdm_lightning.commands.subject import choose_origin, find_origin, needs_checkpoint
 from mdm_lightning.commands.sweep.compositions import Compositions
-from mdm_lightning.commands.sweep.jobs import in_this_process
+from mdm_lightning.commands.sweep.jobs import in_this_process, left_to_hydra
 from mdm_lightning.commands.sweep.plan import SweepPlan
 from mdm_lightning.commands.sweep.run import SweepRun, refuse_metric
 from mdm_lightning.errors import UserError
@@ -123,6 +123,7 @@ def _plan(overrides: Sequence[str], flags: Flags) -> SweepRun:
     check_options(config, overrides)
     _check_baselines(config.sweep.baselines, base, compositions)
     _check_axes(axes, base, compositions)
+    _check_race(config)
     origin = find_origin(config)
     if origin is None:
         raise needs_checkpoint("sweep")
@@ -170,6 +171,21 @@ def _check_axes(axes: Sequence[Override], base: Sequence[Override], compositions
             check_options(compositions(cell), cell)
 
 
+def _check_race(config: DictConfig) -> None:
+    """Raises:
+    UserError: cells are to race that cannot be compared while the sweep goes on.
+    """
+    if not config.sweep.race:
+        return
+    if left_to_hydra(config.hydra):
+        raise UserError(
+            "sweep.race=true decides itself which cells come next: leave out what only Hydra's own multirun does "
+            "(hydra/launcher=, hydra/sweeper=, hydra.job.chdir= and the like)"
+        )
+    if len(config.evaluation.get("tasks") or ()) > 1:
+        raise UserError("sweep.race=true goes by one score: give one evaluation.tasks=, or sweep it: [TASK],[TASK]")
+
+
 def _run(run: SweepRun) -> None:
     """Evaluates the cells and has the report built."""
     output, hydra = Path(run.config.sweep.dir), run.config.hydra
@@ -197,6 +213,7 @@ def _register(output: Path, config: DictConfig, origin: Origin) -> None:
         agreed[name] = _plain(config.get(name))
     agreed["sampler"] = {key: _plain(value) for key, value in config.sampler.items() if key not in OF_THEIR_OWN}
     agreed |= {"limit": config.sweep.limit, "full": config.sweep.full}
+    agreed["race"] = [config.sweep.race_first, config.sweep.race_level] if config.sweep.race else None
     path = output / SWEEP
     known = load_json(path) if path.exists() else None
     if known is not None:
@@ -219,6 +236,12 @@ def _print(page: Path) -> None:
     print(f"\n{page.with_name('table.md').read_text()}\nReport  {page}", flush=True)
 
 
+def _typed_again(output: Path) -> str:
+    """This command with the folder in which it goes on."""
+    others = [argument for argument in sys.argv[1:] if not argument.startswith("sweep.dir=")]
+    return typed("sweep", *map(shlex.quote, others), typed_path("sweep.dir", output))
+
+
 def _conclude(output: Path, compositions: Compositions) -> None:
     """The report of a sweep that has run, which may name whatever this command was told to build.
 
@@ -236,5 +259,5 @@ def _conclude(output: Path, compositions: Compositions) -> None:
         cell = done.failed[0]
         raise UserError(
             f"{len(done.failed)} of {len(done.cells)} cells failed ({cell.label}, {cell.steps} steps: {cell.error}); "
-            f"the same command with sweep.dir={output} tries them again"
+            f"to try them again: {_typed_again(output)}"
         )

@@ -20,7 +20,7 @@ class Runner(NamedTuple):
     scores: Float64[np.ndarray, " n"]
     """On the instances before it left."""
     left: bool
-    """Significantly behind the leader, it left before the end."""
+    """It left after these, significantly behind the leader."""
 
     @property
     def mean(self) -> float:
@@ -95,6 +95,11 @@ class Race:
         check_numbers(self, instances=2, first=2, confirm=2, budget=1)
         check(self, "level", 0 < self.level < 1, "between 0 and 1")
 
+    def split(self, available: int) -> tuple[int, int]:
+        """How many of the available instances are for the race, and how many behind them for the confirmation."""
+        share = min(1.0, available / (self.instances + self.confirm))
+        return max(2, int(self.instances * share)), max(2, int(self.confirm * share))
+
     def run(self, candidates: int, measure: Measure, first: int, available: int) -> Outcome:
         """Runs it.
 
@@ -110,8 +115,7 @@ class Race:
         """
         if available < 4 or candidates < 1:
             raise ValueError(f"Race: needs a candidate and four instances, got {candidates} and {available}")
-        share = min(1.0, available / (self.instances + self.confirm))
-        instances, confirm = max(2, int(self.instances * share)), max(2, int(self.confirm * share))
+        instances, confirm = self.split(available)
         scores: list[list[Float64[np.ndarray, " n"]]] = [[] for _ in range(candidates)]
         running, spent, done = list(range(candidates)), 0, 0
         rounds = _rounds(instances, min(self.first, instances))
