@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from mdm_lightning.diffusion.profile.step_costs import StepCosts
-from mdm_lightning.diffusion.schedule import BetaSchedule
+from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, MaskSchedule
 from mdm_lightning.evaluation.advice.checks import ByTask, verify
 from mdm_lightning.evaluation.advice.proposals import ROUNDINGS, Proposal, propose
 from mdm_lightning.evaluation.advice.race import Race
@@ -25,11 +25,11 @@ BATCH = 250
 
 
 def grid(sampler: Sampler, steps: int, length: int, most: int) -> list[Proposal]:
-    """Beta schedules with both roundings, without repetition of counts, the linear one first; of more than ``most``,
-    so many that are evenly spread over the list."""
-    betas = [BetaSchedule(0.5, 0.5), *(BetaSchedule(a, b) for a in PARAMETERS for b in PARAMETERS)]
+    """The linear and Beta schedules with both roundings, without repetition of counts, linear first; of more than
+    ``most``, so many that are evenly spread over the list."""
+    schedules: list[MaskSchedule] = [LinearSchedule(), *(BetaSchedule(a, b) for a in PARAMETERS for b in PARAMETERS)]
     found: dict[tuple[int, ...], Proposal] = {}
-    for schedule, count in itertools.product(betas, ROUNDINGS):
+    for schedule, count in itertools.product(schedules, ROUNDINGS):
         counts = tuple(count.counts(schedule, steps, length).tolist())
         chosen = replace(sampler, schedule=schedule, count=count, steps=steps)
         found.setdefault(_passes(counts), Proposal(chosen, ("grid",), counts))
