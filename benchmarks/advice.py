@@ -52,9 +52,9 @@ def measure_run(run: str, setting: str, options: argparse.Namespace) -> None:
     if subject.task is None:
         raise UserError(f"{run} is no run of a task")
     paths = Paths(knots=25, sequences=options.profile, own_blocks=options.own_blocks, batch_size=64)
-    measured = path_costs(paths.measure(subject, sampler), task=True)
+    measured = path_costs(sampler, paths.measure(subject, sampler), task=True)
     profile, _ = Profile(sequences=options.profile).measure(subject)
-    costs = {**measured.by_name, GAP: profile.costs}
+    costs = {**measured.averages, GAP: profile.costs}
     asked = {name: value for name, value in vars(options).items() if name not in ("runs", "out", "settings", "steps")}
     for steps, path in missing.items():
         started = time.perf_counter()

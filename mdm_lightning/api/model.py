@@ -23,9 +23,7 @@ from mdm_lightning.diffusion.timesteps import StratifiedTimes
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.advice.advise import Advise
 from mdm_lightning.evaluation.advice.checks import ByLikelihood, ByTask
-from mdm_lightning.evaluation.advice.costs import measure_costs
 from mdm_lightning.evaluation.advice.paths import Paths
-from mdm_lightning.evaluation.advice.predicted import advise
 from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import NoData, Subject
 from mdm_lightning.evaluation.generation.generate import generate
@@ -41,6 +39,7 @@ from mdm_lightning.report.comparison.comparison import (
     short_names,
     text_of,
 )
+from mdm_lightning.sampling.order import RevealOrder
 from mdm_lightning.sampling.presets import mdlm_ancestral
 from mdm_lightning.sampling.sampler import Sampler
 
@@ -246,17 +245,18 @@ class Model:
         texts: Iterable[str] | None = None,
         *,
         sampler: Sampler | None = None,
+        orders: Sequence[RevealOrder | Sampler] = (),
         knots: int = 33,
         sequences: int | None = 256,
         race: Race | None = None,
         batch_size: int = 64,
         seed: int = 0,
     ) -> Advices | CheckedAdvice:
-        """Which schedule to sample with in so many steps.
+        """Which order and schedule to sample with in so many steps.
 
         For positions in random order it is predicted from the loss profile, and nothing is generated: a theorem
         (``docs/theory.md``). For other orders, and on a task's data, what profiles propose is checked in a race on
-        other validation sequences, by the task's rule or by the sampler's own likelihood.
+        other validation sequences, by the task's rule or by the sampler's own likelihood: one race for all orders.
 
         Args:
             steps: step budgets K.
@@ -264,6 +264,7 @@ class Model:
             sampler: whose order, count and temperature are meant: MDLM's ancestral sampler by default, exact numbers
                 of positions with ``mdm.samplers.expected_random()``, an order that looks at the predictions with
                 ``mdm.samplers.expected_confidence()``.
+            orders: to compare with the sampler's own: orders, with which it is otherwise the same, or whole samplers.
             knots: numbers of revealed positions at which to measure.
             sequences: for the profile; None for all, which leaves none for a race.
             race: its rules, where one is needed.
@@ -282,17 +283,18 @@ class Model:
             race or Race(),
             ByTask(batch_size),
             ByLikelihood(batch_size),
+            tuple(orders),
         )
         subject.task = subject.data.task
-        costs = measure_costs(chosen, evaluation.profile, evaluation.paths, subject)
-        checked = evaluation.check(subject, costs)
-        if checked:
-            return CheckedAdvice(tuple(checked))
-        if costs.profile is None:
+        found = evaluation.find(subject)
+        if found.checked:
+            return CheckedAdvice(tuple(found.checked))
+        profile = found.costs[0].profile
+        if profile is None or found.unchecked:
             raise UserError(
                 "nothing can check advice for a greedy sampler of text: give it tokens=mdm.samplers.TokenSampler()"
             )
-        return Advices(costs.profile, chosen, tuple(advise(costs.profile, chosen, budget) for budget in steps))
+        return Advices(profile, chosen, tuple(found.predicted))
 
     def _subject(self, texts: Iterable[str] | None = None, *, seed: int) -> Subject:
         """What evaluations measure: this model on given texts, or on the data that it comes with."""

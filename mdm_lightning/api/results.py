@@ -14,7 +14,7 @@ from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule, MaskSchedule
 from mdm_lightning.evaluation.advice.checks import Checked
 from mdm_lightning.evaluation.advice.figures import grid_figure, race_figure
-from mdm_lightning.evaluation.advice.predicted import Advice, advice_table
+from mdm_lightning.evaluation.advice.predicted import Advice, advice_heading, advice_table
 from mdm_lightning.evaluation.advice.verdicts import verdict
 from mdm_lightning.report.comparison.build import comparison_text, write_comparison
 from mdm_lightning.report.comparison.comparison import Compared, Comparison, Difference
@@ -135,7 +135,7 @@ class Advices:
         table = [header, *rows]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(map(str.rjust, row, widths)) for row in table]
-        return "\n".join(["Predicted gap to the continuous-time NELBO, nats per token:", *lines])
+        return "\n".join([advice_heading(self.found), *lines])
 
     __repr__ = __str__
 
@@ -143,7 +143,7 @@ class Advices:
         header, rows = advice_table(self.found, self.profile.length)
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<p>Predicted gap to the continuous-time NELBO, nats per token</p><table><tr>{head}</tr>{body}</table>"
+        return f"<p>{html.escape(advice_heading(self.found))}</p><table><tr>{head}</tr>{body}</table>"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ from mdm_lightning.sampling.tokens import TokenSampler
 TRUST = "MDM_TRUST"
 """Environment variable with the modules, separated by commas, whose classes a stored configuration may name."""
 
-PARTS = (Denoiser, AttentionPattern, Adapter, Source, Split, TokenizerSpec, MaskSchedule)
+_OF_SAMPLERS = (PlannedCount, AdaptiveCount, RevealOrder, EosRule, TokenSampler, Blocks, Guidance)
+
+PARTS = (Denoiser, AttentionPattern, Adapter, Source, Split, TokenizerSpec, MaskSchedule, *_OF_SAMPLERS)
 """What may stand inside of something else that is built."""
 
 # What conf/ chooses of Lightning. Its callbacks and plugins are many, and some write or run what they are told.
@@ -45,8 +47,11 @@ _OF_LIGHTNING = (
     "lightning.pytorch.loggers.WandbLogger",
 )
 
-# The one function of ours that builds something.
-_ADVISED = "mdm_lightning.evaluation.advice.predicted.advised_schedule"
+# The functions of ours that build something, and what.
+_BUILDING = {
+    "mdm_lightning.evaluation.advice.predicted.advised_schedule": MaskSchedule,
+    "mdm_lightning.checkpoint.advice.advised_sampler": Sampler,
+}
 
 TARGET = "_target_"
 _OF_HYDRA = ("_convert_", "_recursive_", "_partial_", "_args_")
@@ -171,7 +176,7 @@ def check_run(config: Any, origin: object) -> dict[str, Any]:
         *PARTS,
         *(masking.IndependentMasking, masking.CountMasking, masking.StepMasking, masking.NextToken),
         *(timesteps.UniformTimes, timesteps.StratifiedTimes),
-        *(Sampler, PlannedCount, AdaptiveCount, RevealOrder, EosRule, TokenSampler, Blocks, Guidance),
+        Sampler,
         *(optimizer.AdamW, optimizer.Constant, optimizer.Cosine, optimizer.Linear),
         *(dashboards.TensorBoard, loggers.CsvLog, loggers.MlflowLog, loggers.WandbLog),
         *(strategy.FullySharded, schedule_watch.ScheduleWatch),
@@ -223,12 +228,10 @@ def _maker_of(node: Mapping[Any, Any], kinds: tuple[type, ...], origin: object) 
 
 
 def _maker(target: Any, kinds: tuple[type, ...], origin: object) -> Any:
-    """The class of one of the kinds that a target names, or the one function of ours that builds one."""
-    if target == _ADVISED and MaskSchedule in kinds:
-        from mdm_lightning.evaluation.advice.predicted import advised_schedule  # draws, and so imports matplotlib
-
-        return advised_schedule
+    """The class of one of the kinds that a target names, or a function of ours that builds one."""
     module, _, name = str(target).rpartition(".")
+    if isinstance(target, str) and _BUILDING.get(target) in kinds:
+        return getattr(importlib.import_module(module), name)  # draws, and so imports matplotlib
     own = any(module.startswith(f"{_folder(kind)}.") for kind in kinds)
     trusted = _is_trusted(module)
     if not (isinstance(target, str) and (own or trusted)):

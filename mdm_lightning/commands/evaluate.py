@@ -26,6 +26,7 @@ from mdm_lightning.commands.devices import join_ranks, local_ranks, precision_co
 from mdm_lightning.commands.export import choose_layout, export, refuse_occupied
 from mdm_lightning.commands.launch import launch_ranks
 from mdm_lightning.commands.options.command_line import override, same_command
+from mdm_lightning.commands.program import typed, typed_again, typed_path
 from mdm_lightning.commands.subject import choose_origin, describe_origin, find_origin, load_subject, needs_checkpoint
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Evaluation, NoData, NotApplicable, Row, Settings, Study, Subject
@@ -34,6 +35,9 @@ from mdm_lightning.tables import markdown_table
 from mdm_lightning.training.dashboards import TensorBoard, verbatim
 
 log = logging.getLogger(__name__)
+
+# Options that say which model is evaluated on what, and with what.
+_OF_THE_MODEL = ("ckpt", "published", "data", "tokenizer", "trainer", "cache_dir")
 
 LONGEST_SERIES = 20  # rows of one metric that are worth printing
 
@@ -152,6 +156,10 @@ class Results:
     def file(self, name: str, content: str) -> str:
         write_atomically(self.folder / name, content)
         return str(self.folder / name)
+
+    def command(self, *options: str, **paths: str) -> str:
+        chosen = [typed_path(name, Path(path)) for name, path in paths.items()]
+        return typed("evaluate", *typed_again(*_OF_THE_MODEL), *options, *chosen)
 
     def close(self) -> None:
         """Shows the tables, and lets the loggers write what they still hold."""

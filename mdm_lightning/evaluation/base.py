@@ -89,6 +89,15 @@ class Outputs(Protocol):
         """A file for the output folder; returns its path."""
         ...
 
+    def command(self, *options: str, **paths: str) -> str:
+        """How to type the evaluation of the same model with other options, so that it works when pasted.
+
+        Args:
+            options: as they are typed.
+            paths: options that are paths, by name.
+        """
+        ...
+
 
 class Nowhere:
     """Discards everything."""
@@ -99,6 +108,9 @@ class Nowhere:
 
     def file(self, name: str, content: str) -> str:
         return name
+
+    def command(self, *options: str, **paths: str) -> str:
+        return " ".join(["evaluate.py", *options, *(f"{name}={path}" for name, path in paths.items())])
 
 
 @dataclass

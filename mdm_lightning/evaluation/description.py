@@ -1,4 +1,4 @@
-"""How something was sampled, in the few words that a table has room for."""
+"""How something was sampled: in the few words that a table has room for, and as values that build it again."""
 
 import dataclasses
 import inspect
@@ -60,6 +60,26 @@ def describe(component: Any) -> str:
         if value is not parameter.empty and not off:
             shown.append(_value(value))
     return f"{name}({', '.join(shown)})" if shown else name
+
+
+def configuration(component: Any) -> Any:
+    """What builds an equal component again, as plain values: its class under ``_target_``, and the parameters of its
+    constructor, which it keeps under the same names.
+
+    Raises:
+        ValueError: a component does not keep a parameter.
+    """
+    if component is None or isinstance(component, str | bool | int | float):
+        return component
+    if isinstance(component, Sequence):
+        return [configuration(part) for part in component]
+    kind = type(component)
+    plain: dict[str, Any] = {"_target_": f"{kind.__module__}.{kind.__qualname__}"}
+    for name in inspect.signature(kind).parameters:
+        if not hasattr(component, name):
+            raise ValueError(f"{kind.__name__} does not keep its parameter {name}")
+        plain[name] = configuration(getattr(component, name))
+    return plain
 
 
 def _value(value: Any) -> str:

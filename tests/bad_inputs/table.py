@@ -165,6 +165,9 @@ schedule=advised schedule.family=foo | schedule.family must be beta or optimal, 
 schedule=advised advice=/nowhere.json | cannot read advice=/nowhere.json
 schedule=advised advice={f}/array.json | is no advice.json
 schedule=advised advice={f}/bytes.json | is no advice.json
+sampler=advised | sampler=advised needs advice=FILE
+sampler=advised advice={f}/array.json | is no advice.json
+sampler=advised order=random | order
 ckpt=last | no run in outputs has a checkpoint yet
 ckpt=123 | ckpt=123 does not exist
 ckpt={f}/folder | has no checkpoints/last.ckpt
@@ -198,6 +201,9 @@ evaluation=certificate evaluation.certificate.floor=0 | evaluation.certificate.f
 evaluation=certificate sampler=eb | does not reveal positions in an order that is known beforehand
 evaluation=advise evaluation.steps=[] | evaluation.steps must be positive numbers
 evaluation=advise evaluation.steps=4 | evaluation.steps must be a list
+evaluation=advise evaluation.advise.racers=1 | evaluation.advise.racers must be at least 2
+evaluation=advise orders=[spacd] | did you mean spaced?
+evaluation=advise orders=[spaced] sampler=remdm | works with the order Random only, got Spaced
 evaluation=samples evaluation.samples.length=0 | evaluation.samples.length must be at least 1
 evaluation=samples evaluation.samples.length=1000 | is beyond the model's
 evaluation=task | evaluation=task needs a checkpoint of a task

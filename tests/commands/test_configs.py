@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.errors import InstantiationException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
@@ -15,13 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from mdm_lightning.commands.evaluate import build_evaluations
 from mdm_lightning.denoiser.attention import AttentionPattern
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking
-from mdm_lightning.diffusion.schedule import MaskSchedule
+from mdm_lightning.diffusion.schedule import MaskSchedule, PolynomialSchedule
+from mdm_lightning.evaluation.description import configuration
 from mdm_lightning.evaluation.lm_eval.evaluation import LmEval
+from mdm_lightning.files import to_json
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import Expected
 from mdm_lightning.sampling.eos import EosFree, EosLast, EosNever
-from mdm_lightning.sampling.order import Confidence
-from mdm_lightning.sampling.presets import llada
+from mdm_lightning.sampling.order import Confidence, Random
+from mdm_lightning.sampling.presets import expected_random, llada, mdlm_ancestral
+from mdm_lightning.sampling.spaced import MinimumDistance
 from mdm_lightning.training.optimizer import AdamW
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -228,7 +231,7 @@ def test_estimators(command, name):
 
 
 @MEASURING
-@pytest.mark.parametrize("name", [name for name in choices("sampler") if name != "base"])
+@pytest.mark.parametrize("name", [name for name in choices("sampler") if name not in ("base", "advised")])
 def test_the_samplers_own_likelihood(command, name):
     """Of the very sampler that generates; those without one are refused while nothing is done yet."""
     options = ["evaluation=likelihood", "estimator=policy", f"sampler={name}", "sampler.steps=5"]
@@ -262,6 +265,33 @@ def test_schedules_to_measure(command, name, tmp_path):
     schedule = instantiate(config.sampler).schedule
     assert schedule == instantiate(config.schedule)
     assert float(schedule.alpha_t(torch.tensor(1.0, dtype=torch.float64))) == pytest.approx(1)
+
+
+@MEASURING
+def test_the_advised_sampler(command, tmp_path):
+    """It is built of nothing but the file, with all its parts; its parts are not for the command line to choose."""
+    chosen = replace(llada(PolynomialSchedule(3.0)), steps=8, eos=EosLast(), tempered_evidence=True)
+    (tmp_path / "advice.json").write_text(to_json({"8": {"sampler": configuration(chosen)}}))
+    options = ["sampler=advised", f"advice='{tmp_path}/advice.json'", "sampler.steps=8"]
+    config = configure("evaluation=task", *options, name=command)
+    assert instantiate(config.sampler) == chosen
+    assert instantiate(config.evaluation.task).sampler == chosen
+    with pytest.raises(ConfigCompositionException):
+        configure(*options, "order=random", name=command)
+
+
+def test_orders_to_compare():
+    """Each by its name, with options of its own; none by default."""
+    assert instantiate(configure("evaluation=advise", name="evaluate").evaluation.advise).samplers == [mdlm_ancestral()]
+    names = choices("orders")
+    assert names == choices("order")
+    options = ["sampler=expected_random", f"orders=[{','.join(names)}]", "orders.minimum_distance.distance=4"]
+    advise = instantiate(configure("evaluation=advise", *options, name="evaluate").evaluation.advise)
+    assert advise.samplers[0] == expected_random()
+    orders = [sampler.order for sampler in advise.samplers]
+    assert {type(order) for order in orders} == {type(instantiate(configure(f"order={name}").order)) for name in names}
+    assert MinimumDistance(4) in orders
+    assert all(replace(sampler, order=Random()) == expected_random() for sampler in advise.samplers)
 
 
 def test_what_evaluate_and_sweep_share_is_equal():

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shlex
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -176,6 +177,25 @@ def test_advice_can_be_taken(numbered, text_model):
     rows = rows_of(numbered(f"ckpt={text_model}", "evaluation=samples", *take))
     alpha, beta = json.loads(advice.read_text())["4"]["beta"]
     assert rows[0]["settings"]["schedule"] == f"Beta({alpha:g}, {beta:g})"
+
+
+def test_the_advised_sampler_can_be_taken(evaluate, text_model, tmp_path):
+    """The printed command has the model, and samples with the order and schedule that were found."""
+    ask = ("evaluation=advise", "evaluation.steps=[2,4]", "evaluation.advise.profile.sequences=8", "run_dir=asked")
+    ask += ("sampler=expected_random", "orders=[spaced,left_to_right]", "evaluation.advise.race.instances=12")
+    ask += ("evaluation.advise.race.first=6", "evaluation.advise.race.confirm=8")
+    outcome = evaluate(f"ckpt={text_model}", *ask)
+    command = next(line for line in outcome.stdout.splitlines() if "Use it: " in line).partition("Use it: ")[2]
+    words = shlex.split(command)
+    assert words[1].endswith("evaluate.py")
+    assert words[2] == f"ckpt={text_model}"
+    outcome = evaluate(*words[2:], "evaluation=samples", "run_dir=taken")
+    assert outcome.status == 0, outcome.error
+    settings = rows_of(tmp_path / "taken")[0]["settings"]
+    known = json.loads((tmp_path / "asked/advice.json").read_text())["2"]["sampler"]
+    assert known["order"]["_target_"].endswith(f".{settings['order']}")
+    assert known["count"]["_target_"].endswith(f".{settings['count']}")
+    assert settings["steps"] == known["steps"] == 2
 
 
 def test_an_interrupted_evaluation_keeps_its_rows(evaluate, text_model, tmp_path):

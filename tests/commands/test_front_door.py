@@ -117,6 +117,10 @@ def test_advice_for_an_order_that_looks_is_checked(model):
     assert len(advice.plot().axes) == 1
     with pytest.raises(KeyError):
         advice.schedule(3)
+    both = model.advise(steps=[2], texts=texts, orders=[mdm.orders.Spaced(), chosen], sequences=8, race=race)
+    proposed = {type(proposal.sampler.order) for proposal in both.found[0].proposals}
+    assert proposed == {mdm.orders.Random, mdm.orders.Spaced, mdm.orders.Confidence}
+    assert str(both).startswith("2 steps: ")
     with pytest.raises(UserError, match="greedy sampler of text"):
         model.advise([2], texts, sampler=mdm.samplers.expected_confidence(), sequences=8)
 

@@ -9,7 +9,7 @@ import torch
 
 from mdm_lightning.data.source import PreparedData
 from mdm_lightning.diffusion.profile.counts import schedule_of_counts
-from mdm_lightning.diffusion.profile.path_profile import PathProfile, cross_fitted, stretched
+from mdm_lightning.diffusion.profile.path_profile import PathProfile, stretched
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.advice.paths import Paths
@@ -72,9 +72,9 @@ def test_the_reference_walks_own_steps_are_exact(order, block, knots):
     )
     assert profile.length == (block or LENGTH)
     assert list(profile.anchors) == revealed_counts(profile.length, knots)
-    costs = profile.sequence_costs(own).reshape(12, blocks)
+    costs = profile.likelihood.per_sequence(own).reshape(12, blocks)
     np.testing.assert_allclose(costs.sum(1), walked.cost.numpy(), rtol=1e-9)
-    assert profile.likelihood_costs.score(own) == pytest.approx(costs.mean())
+    assert profile.likelihood.costs.score(own) == pytest.approx(costs.mean())
     if block is None:
         drawn = profile.predicted_accuracy(own, greedy=False)
         assert drawn.value == pytest.approx(np.exp(-costs).mean())
@@ -103,8 +103,8 @@ def test_all_at_once_needs_no_walk():
     subject = tiny_subject()
     profile = Paths(sequences=None).measure(subject, sampler(Entropy(), TokenSampler())).profiles["responses"]
     whole = profile.paths[:, 0, LENGTH]
-    assert profile.likelihood_costs.score([LENGTH]) == pytest.approx(-whole.mean())
-    assert profile.task_costs.score([LENGTH]) == pytest.approx(-np.log(np.exp(whole).mean()))
+    assert profile.likelihood.costs.score([LENGTH]) == pytest.approx(-whole.mean())
+    assert profile.solved.costs.score([LENGTH]) == pytest.approx(-np.log(np.exp(whole).mean()))
 
 
 def test_costs_in_between_by_plain_loops():
@@ -128,7 +128,7 @@ def test_costs_in_between_by_plain_loops():
         after = min((k for k in range(3) if anchors[k] >= r), default=2)
         weight = 0 if before == after else (r - anchors[before]) / (anchors[after] - anchors[before])
         expected = (n - r) * ((1 - weight) * at(before, share) + weight * at(after, share))
-        assert profile.likelihood_costs.costs[r, r + m] == pytest.approx(expected)
+        assert profile.likelihood.costs.costs[r, r + m] == pytest.approx(expected)
 
 
 def test_sequences_of_other_lengths_are_stretched():
@@ -140,7 +140,7 @@ def test_sequences_of_other_lengths_are_stretched():
     masks[::2, :2] = False
     profile = Paths(sequences=None).measure(tiny_subject(masks), sampler(Entropy(), TokenSampler())).profiles["own"]
     assert profile.length == LENGTH
-    assert np.isfinite(profile.likelihood_costs.score([2, 4]))
+    assert np.isfinite(profile.likelihood.costs.score([2, 4]))
 
 
 def test_independent_positions_cost_nothing_in_blocks_and_others_do():
@@ -155,9 +155,9 @@ def test_independent_positions_cost_nothing_in_blocks_and_others_do():
     dependent = few.measure(subject, sampler(Entropy(), GREEDY))
     subject.denoiser = Independent(TOKENS, LENGTH, seed=3)
     independent = few.measure(subject, sampler(Entropy(), GREEDY))
-    assert independent.profiles["own blocks"].likelihood_costs.score([LENGTH]) == pytest.approx(0, abs=1e-12)
-    assert dependent.profiles["own blocks"].likelihood_costs.score([LENGTH]) > 0.01
-    assert dependent.profiles["own blocks"].likelihood_costs.score([1] * LENGTH) == pytest.approx(0, abs=1e-6)
+    assert independent.profiles["own blocks"].likelihood.costs.score([LENGTH]) == pytest.approx(0, abs=1e-12)
+    assert dependent.profiles["own blocks"].likelihood.costs.score([LENGTH]) > 0.01
+    assert dependent.profiles["own blocks"].likelihood.costs.score([1] * LENGTH) == pytest.approx(0, abs=1e-6)
     assert len(dependent.profiles["own blocks"].paths) == 4
     assert dependent.passes > independent.sequences * 3 * LENGTH
 
@@ -169,21 +169,6 @@ def test_batches_do_not_matter():
     )
     for name in first.profiles:
         np.testing.assert_allclose(first.profiles[name].paths, second.profiles[name].paths, atol=1e-6)
-
-
-def test_cross_fitting_takes_away_the_flattery():
-    """Sequences of pure noise: the best counts are no better than others, and their own score pretends they are."""
-    generator = np.random.default_rng(1)
-    flattered, fair, truth = [], [], 10.0
-    for _ in range(40):
-        steps = generator.exponential(size=(32, 10, 11))
-        steps[:, :, 0] = 0
-        profile = PathProfile(np.arange(10), -np.cumsum(steps, axis=2), np.ones((32, 10)))
-        costs = profile.likelihood_costs
-        flattered.append(costs.score(costs.best_counts(4)))
-        fair.append(cross_fitted(profile, 4).value)
-    assert np.mean(flattered) < truth - 0.5
-    assert abs(np.mean(fair) - truth) < 5 * np.std(fair) / 40**0.5
 
 
 def test_bad_profiles():

@@ -19,7 +19,8 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 def names(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stem != "base")
+    """Of what needs nothing but itself: ``sampler=advised`` needs a file."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stem not in ("base", "advised"))
 
 
 def sampler(*overrides: str) -> Sampler:

@@ -164,12 +164,12 @@ class PublishedOptions:
         check_numbers(self, mask_id=0, block_size=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Common:
     """What every command reads, beside its groups.
 
     Attributes:
-        hydra: Hydra's own, which it checks itself.
+        count, order, tokens, eos: parts of the sampler, where it is made of parts.
     """
 
     ckpt: str | None
@@ -181,19 +181,19 @@ class Common:
     debug: bool
     schedule: Component
     sampler: Component
-    count: Component
-    order: Component
-    tokens: Component
-    eos: Component
     trainer: Component
     logger: Mapping[str, Component]
+    count: Component | None = None
+    order: Component | None = None
+    tokens: Component | None = None
+    eos: Component | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self, seed=0)
         check(self, "seed", self.seed < SEEDS, f"below {SEEDS}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainCommand(Common):
     """The root of train.py's configuration."""
 
@@ -206,11 +206,12 @@ class TrainCommand(Common):
     adapter: Component
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MeasuringCommand(Common):
     """The root of evaluate.py's configuration.
 
     Attributes:
+        orders: for evaluation=advise to compare.
         sweep: what an experiment has for sweep.py.
     """
 
@@ -220,6 +221,7 @@ class MeasuringCommand(Common):
     prompt: str | None
     suffix: str | None
     trajectory: bool
+    orders: Mapping[str, Component] = field(default_factory=dict)
     data: Component | None = None
     tokenizer: Component | None = None
     export: str | None = None
@@ -227,7 +229,7 @@ class MeasuringCommand(Common):
     sweep: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepCommand(MeasuringCommand):
     """The root of sweep.py's configuration."""
 

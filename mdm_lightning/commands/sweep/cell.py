@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -113,7 +113,7 @@ def plan_cell(combination: Combination) -> tuple[Cell, DictConfig]:
         axes={key: value for key, value in combination.axes.items() if not {key, key.split(".")[0]} & set(ignored)},
         schedule_config=OmegaConf.to_container(schedule, resolve=True),  # pyright: ignore[reportArgumentType]
         status="not measured",
-        bound=issubclass(get_class(config.sampler.count._target_), AdaptiveCount),
+        bound=isinstance(_count(config), AdaptiveCount),
         first=config.evaluation.first,
     )
     return cell, config
@@ -122,11 +122,17 @@ def plan_cell(combination: Combination) -> tuple[Cell, DictConfig]:
 def ignored_options(config: DictConfig) -> frozenset[str]:
     """What the cell's sampler does not look at, of the schedule and the step budget; nothing if something else does, as
     ``estimator=k_step``."""
-    count: RevealCount = instantiate(config.sampler.count)
-    read = {"schedule": count.reads_schedule, "sampler.steps": count.reads_steps}
+    count = _count(config)
+    given = "schedule" in config.sampler  # sampler=advised has one of its own
+    read = {"schedule": given and count.reads_schedule, "sampler.steps": count.reads_steps}
     ignored = frozenset(name for name, reads in read.items() if not reads)
     alike = _beside_samplers(config) == _beside_samplers(neutral(config, ignored))
     return ignored if alike else frozenset()
+
+
+def _count(config: DictConfig) -> RevealCount:
+    """The count of the cell's sampler, be it made of parts or whole."""
+    return instantiate(config.sampler.count) if "count" in config.sampler else instantiate(config.sampler).count
 
 
 def neutral(config: DictConfig, ignored: Collection[str]) -> DictConfig:

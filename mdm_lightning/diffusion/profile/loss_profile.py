@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Self
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -28,6 +28,7 @@ from scipy.optimize import isotonic_regression
 
 from mdm_lightning.diffusion.profile.beta_search import best_beta, beta_arcs
 from mdm_lightning.diffusion.profile.counts import alphas_on_grid, check_steps, schedule_of_counts
+from mdm_lightning.diffusion.profile.cross_fitting import CountCosts, Counts, Estimate
 from mdm_lightning.diffusion.profile.step_costs import Rounding, StepCosts
 from mdm_lightning.diffusion.schedule import BetaSchedule, MaskSchedule, TabulatedSchedule
 from mdm_lightning.errors import UserError
@@ -36,15 +37,8 @@ from mdm_lightning.files import from_json, to_json, write_atomically
 _VERSION = 1
 
 
-class Estimate(NamedTuple):
-    """A number with its standard error, in nats."""
-
-    value: float
-    stderr: float
-
-
 @dataclass(frozen=True, eq=False, init=False, repr=False)
-class LossProfile:
+class LossProfile(CountCosts):
     """h_r at a few numbers r of revealed positions (knots), linear in between.
 
     Everything predicted from it is a linear function of the values at the knots, so that errors propagate exactly.
@@ -54,6 +48,8 @@ class LossProfile:
         counts: the knots, increasing from 0 to n - 1.
         values: h_r there, in nats.
         covariance: of the values. Knots measured on the same sequences are correlated; zero for an exact profile.
+        scores: of the single sequences at the knots, whose mean the values are, in nats; None where they are not known.
+            They are not stored.
 
     Raises:
         ValueError: the numbers do not describe a profile.
@@ -63,8 +59,16 @@ class LossProfile:
     counts: Int64[np.ndarray, " j"]
     values: Float64[np.ndarray, " j"]
     covariance: Float64[np.ndarray, "j j"]
+    scores: Float64[np.ndarray, "s j"] | None
 
-    def __init__(self, length: int, counts: ArrayLike, values: ArrayLike, covariance: ArrayLike | None = None) -> None:
+    def __init__(
+        self,
+        length: int,
+        counts: ArrayLike,
+        values: ArrayLike,
+        covariance: ArrayLike | None = None,
+        scores: Float64[np.ndarray, "s j"] | None = None,
+    ) -> None:
         knots = np.array(counts, dtype=np.int64)
         numbers = np.array(values, dtype=np.float64)
         errors = np.zeros((knots.size,) * 2) if covariance is None else np.array(covariance, dtype=np.float64)
@@ -77,6 +81,7 @@ class LossProfile:
             raise ValueError(f"LossProfile: covariance must be a covariance matrix of {knots.size} values")
         for name, value in (("length", length), ("counts", knots), ("values", numbers), ("covariance", errors)):
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "scores", scores)
 
     def __repr__(self) -> str:
         knots = len(self.counts)
@@ -84,7 +89,7 @@ class LossProfile:
         return f"LossProfile({self.length} positions, {knots} knot{'s' if knots > 1 else ''}: {ends})"
 
     @classmethod
-    def from_scores(cls, counts: ArrayLike, scores: Float64[np.ndarray, "s j"], length: int) -> "LossProfile":
+    def from_scores(cls, counts: ArrayLike, scores: Float64[np.ndarray, "s j"], length: int) -> Self:
         """Mean and covariance of scores that were measured on the same sequences.
 
         Args:
@@ -99,7 +104,7 @@ class LossProfile:
         if scores.ndim != 2 or len(scores) < 2:
             raise ValueError(f"LossProfile: scores must have two sequences or more, got shape {scores.shape}")
         covariance = np.cov(scores, rowvar=False).reshape((scores.shape[1],) * 2) / len(scores)
-        return cls(length, counts, scores.mean(0), covariance)
+        return cls(length, counts, scores.mean(0), covariance, scores)
 
     @classmethod
     def from_distribution(cls, sequences: Sequence[Sequence[int]], probabilities: Sequence[float]) -> "LossProfile":
@@ -134,6 +139,30 @@ class LossProfile:
         """C(r, m) = m h_r in nats: exact for positions in random order."""
         return StepCosts.per_position(self.per_count)
 
+    def part(self, sequences: slice) -> Self:
+        """The profile of some of the sequences.
+
+        Raises:
+            ValueError: there are fewer than two, or the scores of single sequences are not known.
+        """
+        return self.from_scores(self.counts, self._known_scores[sequences], self.length)
+
+    def per_sequence(self, counts: Counts) -> Float64[np.ndarray, " s"]:
+        """What so many positions at each step cost each sequence, in nats: ``nelbo_of_counts`` is the mean.
+
+        Raises:
+            ValueError: the counts do not sum to the length, or the scores of single sequences are not known.
+        """
+        return self._known_scores @ (self._shares_of_counts(counts) @ self.interpolation)
+
+    def gap_per_sequence(self, schedule: MaskSchedule, steps: int) -> Float64[np.ndarray, " s"]:
+        """What K independent reverse steps cost each sequence more than continuous time, in nats: ``gap`` is the mean.
+
+        Raises:
+            ValueError: the scores of single sequences are not known.
+        """
+        return self._known_scores @ ((self._shares(schedule, steps) - 1) @ self.interpolation)
+
     def h(self, alpha: ArrayLike) -> Float64[np.ndarray, "..."]:
         """h(alpha) = sum over r of Binomial(n - 1, alpha)(r) h_r: nats per masked position, at each alpha."""
         return _binomial(self.length - 1, np.asarray(alpha, dtype=np.float64)) @ self.per_count
@@ -147,7 +176,7 @@ class LossProfile:
         """What the NELBO of K steps exceeds that of continuous time by. Their errors largely cancel."""
         return self._estimate(self._shares(schedule, steps) - 1)
 
-    def nelbo_of_counts(self, counts: Sequence[int] | Int64[np.ndarray, " k"]) -> Estimate:
+    def nelbo_of_counts(self, counts: Counts) -> Estimate:
         """NELBO of the sampler that reveals exactly n_k positions in random order at step k: sum of n_k h_{r_k}.
 
         Raises:
@@ -155,7 +184,7 @@ class LossProfile:
         """
         return self._estimate(self._shares_of_counts(counts))
 
-    def gap_of_counts(self, counts: Sequence[int] | Int64[np.ndarray, " k"]) -> Estimate:
+    def gap_of_counts(self, counts: Counts) -> Estimate:
         """What that NELBO exceeds the one of continuous time by."""
         return self._estimate(self._shares_of_counts(counts) - 1)
 
@@ -243,6 +272,12 @@ class LossProfile:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is no loss profile ({error}); measure it again") from error
 
+    @property
+    def _known_scores(self) -> Float64[np.ndarray, "s j"]:
+        if self.scores is None:
+            raise ValueError("LossProfile: the scores of single sequences are not known")
+        return self.scores
+
     def _estimate(self, shares: Float64[np.ndarray, " n"]) -> Estimate:
         """The sum of shares_r h_r with its standard error."""
         slopes = shares @ self.interpolation
@@ -253,7 +288,7 @@ class LossProfile:
         alphas = alphas_on_grid(schedule, steps)
         return self.length * (np.diff(alphas) @ _binomial(self.length - 1, alphas[:-1]))
 
-    def _shares_of_counts(self, counts: Sequence[int] | Int64[np.ndarray, " k"]) -> Float64[np.ndarray, " n"]:
+    def _shares_of_counts(self, counts: Counts) -> Float64[np.ndarray, " n"]:
         numbers = np.asarray(counts)
         if (numbers < 0).any() or numbers.sum() != self.length:
             raise ValueError(f"LossProfile: the counts must sum to the length {self.length}, got {numbers.sum()}")

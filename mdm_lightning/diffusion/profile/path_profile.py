@@ -14,16 +14,14 @@ with r positions revealed than the reference walk does. It is none for static or
 checked on other instances before it is believed.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy.special import logsumexp
 
-from mdm_lightning.diffusion.profile.loss_profile import Estimate
-from mdm_lightning.diffusion.profile.step_costs import StepCosts
+from mdm_lightning.diffusion.profile.anchored_costs import AnchoredCosts, SolvedCosts
+from mdm_lightning.diffusion.profile.cross_fitting import Counts, Estimate
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,86 +62,36 @@ class PathProfile:
         """n, positions to be revealed."""
         return self.paths.shape[2] - 1
 
-    def part(self, sequences: Sequence[int] | Int64[np.ndarray, " t"]) -> "PathProfile":
-        """The profile of some of the sequences."""
-        return PathProfile(self.anchors, self.paths[sequences], self.solid[sequences])
+    @cached_property
+    def likelihood(self) -> AnchoredCosts:
+        """Nats that steps cost on average."""
+        return AnchoredCosts(self.anchors, -self.paths)
 
     @cached_property
-    def likelihood_costs(self) -> StepCosts:
-        """Nats that a step costs on average."""
-        return StepCosts(self._costs(-self.paths.mean(0, keepdims=True)))
+    def solved(self) -> SolvedCosts:
+        """-log of the share of sequences that steps leave intact, in nats: for problems with one right answer."""
+        return SolvedCosts(self.anchors, -self.paths)
 
-    @cached_property
-    def task_costs(self) -> StepCosts:
-        """-log of the share of sequences that a step leaves intact, in nats: for problems with one right answer."""
-        return StepCosts(self._costs(np.log(len(self.paths)) - logsumexp(self.paths, axis=0, keepdims=True)))
-
-    def sequence_costs(self, counts: Sequence[int] | Int64[np.ndarray, " k"]) -> Float64[np.ndarray, " s"]:
-        """Nats that so many positions per step cost each sequence; their mean is ``likelihood_costs.score(counts)``."""
-        total = np.zeros(len(self.paths))
-        for revealed, count in _steps(counts):
-            share = np.array([count / (self.length - revealed)])
-            total += self._cost(-self.paths, revealed, share)[:, 0]
-        return total
-
-    def predicted_accuracy(self, counts: Sequence[int] | Int64[np.ndarray, " k"], *, greedy: bool) -> Estimate:
+    def predicted_accuracy(self, counts: Counts, *, greedy: bool) -> Estimate:
         """The share of sequences that come out as they are, with its standard error over sequences.
 
-        It means something where a problem has one right answer and the sequences are these answers. Each step is read
-        at the nearest anchor of the reference walk; where the counts are those of the walk itself it is exact.
+        It means something where a problem has one right answer and the sequences are these answers. Where the counts
+        are those of the reference walk it is exact; where tokens are the most probable ones, each step is read at the
+        nearest anchor.
 
         Args:
             counts: positions revealed at each step, n in all.
             greedy: tokens are the most probable ones; otherwise they are drawn.
         """
-        intact = np.zeros(len(self.paths))
-        for revealed, count in _steps(counts):
-            share = count / (self.length - revealed)
-            anchor = int(np.abs(self.anchors - revealed).argmin())
-            if greedy:
-                intact += np.where(share <= self.solid[:, anchor] + 1e-9, 0.0, -np.inf)
-            else:
-                intact += self._at(self.paths[:, anchor], anchor, np.array([share]))[:, 0]
-        solved = np.exp(intact)
-        return Estimate(float(solved.mean()), float(solved.std(ddof=1) / len(solved) ** 0.5))
-
-    def _at(
-        self, curves: Float64[np.ndarray, "c n+1"], anchor: int, shares: Float64[np.ndarray, " u"]
-    ) -> Float64[np.ndarray, "c u"]:
-        """Curves over the positions that are masked at an anchor, at shares of them, linear in between."""
-        masked = self.length - self.anchors[anchor]
-        place = np.clip(shares * masked, 0, masked)
-        floor = np.minimum(np.floor(place + 1e-9).astype(np.int64), masked - 1)
-        weight = np.clip(place - floor, 0, 1)
-        low, high = curves[:, floor], curves[:, floor + 1]
-        with np.errstate(invalid="ignore"):
-            # Not 0 x infinity where a curve ends in a token of probability zero.
-            return np.where(weight == 0, low, np.where(weight == 1, high, low * (1 - weight) + high * weight))
-
-    def _costs(self, curves: Float64[np.ndarray, "c a n+1"]) -> Float64[np.ndarray, "n n+1"]:
-        """The mean over curves of the cost of going from r to r' for all r < r'."""
-        n = self.length
-        table = np.full((n, n + 1), np.inf)
-        for revealed in range(n):
-            shares = np.arange(1, n - revealed + 1) / (n - revealed)
-            table[revealed, revealed + 1 :] = self._cost(curves, revealed, shares).mean(0)
-        return table
-
-    def _cost(
-        self, curves: Float64[np.ndarray, "c a n+1"], revealed: int, shares: Float64[np.ndarray, " u"]
-    ) -> Float64[np.ndarray, "c u"]:
-        """The cost of revealing shares of what is masked when r positions are revealed, from the costs at the anchors:
-        in cost per masked position, linear in r."""
-        after = min(int(np.searchsorted(self.anchors, revealed)), len(self.anchors) - 1)
-        before = max(after - 1, 0) if self.anchors[after] > revealed else after
-        span = int(self.anchors[after] - self.anchors[before])
-        weight = (revealed - int(self.anchors[before])) / span if span else 0.0
-        cost = np.zeros((len(curves), len(shares)))
-        for anchor, part in ((before, 1 - weight), (after, weight)):
-            if part > 0:
-                masked = self.length - int(self.anchors[anchor])
-                cost = cost + part / masked * self._at(curves[:, anchor], anchor, shares)
-        return cost * (self.length - revealed)
+        if not greedy:
+            return Estimate.of(np.exp(-self.likelihood.per_sequence(counts)))
+        numbers = np.asarray(counts)
+        intact = np.ones(len(self.paths))
+        for revealed, count in zip(np.cumsum(numbers) - numbers, numbers, strict=True):
+            if count:
+                anchor = int(np.abs(self.anchors - revealed).argmin())
+                intact *= count / (self.length - revealed) <= self.solid[:, anchor] + 1e-9
+        return Estimate.of(intact)
 
 
 def stretched(path: Float64[np.ndarray, " m+1"], masked: int) -> Float64[np.ndarray, " k+1"]:
@@ -157,27 +105,3 @@ def stretched(path: Float64[np.ndarray, " m+1"], masked: int) -> Float64[np.ndar
     if own == masked:
         return path
     return np.interp(np.arange(masked + 1) / masked, np.arange(own + 1) / own, path) * masked / own
-
-
-def cross_fitted(profile: PathProfile, steps: int) -> Estimate:
-    """What the best counts for a budget cost sequences that did not choose them, in nats: chosen on one half and scored
-    on the other, both ways. The minimum on the very sequences that chose it is too low.
-
-    Args:
-        profile: of at least four sequences.
-        steps: K.
-
-    Raises:
-        ValueError: there are fewer than four sequences.
-    """
-    halves = [np.arange(start, len(profile.paths), 2) for start in (0, 1)]
-    chosen = [profile.part(half).likelihood_costs.best_counts(steps) for half in halves]
-    scores = np.concatenate([profile.part(halves[1 - side]).sequence_costs(chosen[side]) for side in (0, 1)])
-    return Estimate(float(scores.mean()), float(scores.std(ddof=1) / len(scores) ** 0.5))
-
-
-def _steps(counts: Sequence[int] | Int64[np.ndarray, " k"]) -> list[tuple[int, int]]:
-    """Of each step that reveals anything: how many were revealed before it, and how many it reveals."""
-    numbers = np.asarray(counts)
-    revealed = np.cumsum(numbers) - numbers
-    return [(int(r), int(m)) for r, m in zip(revealed, numbers, strict=True) if m > 0]

@@ -1,45 +1,75 @@
-"""`evaluation=advise`: which schedule to use per step budget, proposed by profiles and checked on other instances."""
+"""`evaluation=advise`: which order and schedule to use per step budget, proposed by profiles and checked on other
+instances."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
 
-from mdm_lightning.arguments import check as check_argument
-from mdm_lightning.diffusion.profile.loss_profile import LossProfile
+from mdm_lightning.arguments import check, check_numbers
+from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.advice import predicted, verdicts
 from mdm_lightning.evaluation.advice.checks import Check, Checked, verify
-from mdm_lightning.evaluation.advice.costs import Costs, measure_costs
+from mdm_lightning.evaluation.advice.costs import Costs, measure_costs, prediction_rows, predictions
 from mdm_lightning.evaluation.advice.figures import grid_figure, landscape_figure, race_figure
 from mdm_lightning.evaluation.advice.paths import Paths
-from mdm_lightning.evaluation.advice.predicted import Advice, advice_text, advise, gap_row
-from mdm_lightning.evaluation.advice.proposals import propose
+from mdm_lightning.evaluation.advice.predicted import Advice, advice_text, advise, predicted_rows
+from mdm_lightning.evaluation.advice.proposals import Proposal, propose, shortlist
 from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import Row, Subject
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.files import to_json
+from mdm_lightning.sampling.order import Random, RevealOrder
 from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.sampling.walk import kind_of_walk
+
+Orders = Sequence[RevealOrder | Sampler] | Mapping[str, RevealOrder | Sampler]
+
+
+class Findings(NamedTuple):
+    """What came of it."""
+
+    costs: Sequence[Costs]
+    """Of each order."""
+    predicted: Sequence[Advice]
+    """What the loss profile says of the sampler itself, per step budget; empty where its order is not random."""
+    proposals: Mapping[int, Sequence[Proposal]]
+    """What may be raced, per step budget; the first is the baseline."""
+    left_out: Mapping[int, Sequence[Proposal]]
+    """What was proposed beside it."""
+    checked: Sequence[Checked]
+    """The proposals after their race; empty where there is none."""
+    unchecked: str
+    """Why there is none, in words; empty where nothing has to be checked."""
 
 
 @dataclass(frozen=True)
 class Advise:
-    """Finds the best schedule per step budget: proposed by profiles, and then checked in a race on other instances.
+    """Finds the best order and schedule per step budget: proposed by profiles, and then checked in a race on other
+    instances.
 
     Positions in random order: the loss profile, a theorem for likelihood. Other orders that are known beforehand: the
     table of what their steps cost, exact for likelihood. Orders that look at predictions: path profiles along true
     responses and along the model's own output, which are bets. What they propose, with both ways of rounding, is
-    compared with the linear schedule on validation sequences that had no part in the profiles: tasks by their rule.
-    Likelihood in random order needs no check.
+    compared with the linear schedule in the sampler's own order, in one race for all orders, on validation sequences
+    that had no part in the profiles: tasks by their rule, text by the sampler's own likelihood. Likelihood in random
+    order alone needs no check.
 
     Args:
         profile: how to measure the loss profile.
-        sampler: whose schedule and count are to be chosen.
+        sampler: whose order, schedule and count are to be chosen.
         steps: step budgets.
         paths: how to measure path profiles.
         race: how proposals are checked; None to go by prediction alone.
         by_task: what tells samplers apart where there is a task.
-        by_likelihood: and where there is none, unless the sampler is greedy. Without it, proposals stay predictions.
+        by_likelihood: and where there is none, unless a sampler is greedy. Without it, proposals stay predictions.
+        orders: to compare with the sampler's own: orders, with which the sampler is otherwise the same, or whole
+            samplers.
+        racers: proposals in a race at most, shared out evenly among the orders: of each its best by its own
+            predictions.
 
     Raises:
-        ValueError: a step budget is not positive.
+        ValueError: a number is out of range, or the sampler cannot have one of the orders.
     """
 
     profile: Profile
@@ -49,65 +79,120 @@ class Advise:
     race: Race | None = None
     by_task: Check | None = None
     by_likelihood: Check | None = None
+    orders: Orders = ()
+    racers: int = 24
 
     def __post_init__(self) -> None:
-        check_argument(self, "steps", bool(self.steps) and all(steps >= 1 for steps in self.steps), "positive numbers")
+        check(self, "steps", bool(self.steps) and all(steps >= 1 for steps in self.steps), "positive numbers")
+        check_numbers(self, racers=2)
+        check(self, "racers", self.racers >= 2 * len(self.samplers), "at least two for each order")
+
+    @cached_property
+    def samplers(self) -> list[Sampler]:
+        """The sampler in its own order, and then in the others."""
+        found = [self.sampler]
+        for one in self.orders.values() if isinstance(self.orders, Mapping) else self.orders:
+            sampler = one if isinstance(one, Sampler) else replace(self.sampler, order=one)
+            if sampler not in found:
+                found.append(sampler)
+        return found
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
         """Raises:
-        NotApplicable: no profile predicts a sampler with this count.
+        NotApplicable, UserError: as ``find``.
         """
-        costs = measure_costs(self.sampler, self.profile, self.paths, subject)
-        found: list[Advice] = []
-        if costs.profile is not None:
-            found = [advise(costs.profile, self.sampler, steps) for steps in self.steps]
-            yield from self._predictions(subject, costs.profile, costs.sequences, found)
-        checked = self.check(subject, costs)
-        yield from verdicts.verdict_rows(checked, subject.data.name)
-        path = subject.outputs.file("advice.json", _to_json(found, checked))
-        words = [advice_text(found, costs.length, self.sampler, path)] if found else []
-        if checked:
-            subject.outputs.figure("race", race_figure(checked))
-            words.append(verdicts.verdict_text(checked, self.sampler, costs.passes, path))
-        elif not found:
-            words.append(self._unverified(costs))
+        found, data = self.find(subject), subject.data.name
+        own, words = found.costs[0], []
+        for costs in found.costs:
+            if costs.profile is not None:
+                subject.outputs.file("profile.json", costs.profile.to_json(subject.fingerprint))
+        if own.profile is not None:
+            chosen = {advice.steps: advice.best for advice in found.predicted}
+            subject.outputs.figure("advised grids", grid_figure(own.profile, chosen))
+            subject.outputs.figure("predicted landscape", landscape_figure(own.profile, chosen))
+            yield from predicted_rows(found.predicted, own.length, own.sequences, data)
+            words.append(advice_text(found.predicted, own.length))
+        if found.checked or found.unchecked:
+            said = [(costs, one) for steps in self.steps for costs in found.costs for one in predictions(costs, steps)]
+            for costs, one in said:
+                yield from prediction_rows(one, costs, data)
+            words.append(verdicts.predictions_text(said))
+        yield from verdicts.verdict_rows(found.checked, data)
+        if found.checked:
+            subject.outputs.figure("race", race_figure(found.checked))
+            words.append(verdicts.verdict_text(found.checked, found.left_out, found.costs))
+        elif found.unchecked:
+            words.append(verdicts.unchecked_text(found.unchecked, found.proposals))
+        path = subject.outputs.file("advice.json", self._to_json(found))
+        if not found.unchecked:
+            taken = ("sampler=advised", f"sampler.steps={self.steps[0]}")
+            kind = "task" if subject.task is not None else "generation"
+            words.append(f"Use it: {subject.outputs.command(f'evaluation={kind}', *taken, advice=path)}")
         subject.outputs.text("advice", "\n\n".join(words), markdown=True)
 
-    def check(self, subject: Subject, costs: Costs) -> list[Checked]:
-        """The proposals for every budget after their race; none where there is nothing to check (likelihood in random
-        order is a theorem), or nothing to check with."""
-        greedy = self.sampler.tokens.temperature == 0  # gives other sequences than its own no probability
-        by_likelihood = None if greedy or costs.profile is not None else self.by_likelihood
-        chosen = by_likelihood if subject.task is None else self.by_task
-        if chosen is None or self.race is None:
-            return []
-        proposals = {
-            steps: propose(self.sampler, steps, costs.by_name, costs.length, costs.blocks) for steps in self.steps
-        }
-        return verify(self.race, chosen, subject, costs.sequences, proposals)
+    def find(self, subject: Subject) -> Findings:
+        """Profiles, proposals and their race.
 
-    def _predictions(self, subject: Subject, profile: LossProfile, size: int, found: Sequence[Advice]) -> Iterator[Row]:
-        """What the loss profile says, as rows, figures and a file."""
-        subject.outputs.file("profile.json", profile.to_json(subject.fingerprint))
-        chosen = {advice.steps: advice.best for advice in found}
-        subject.outputs.figure("advised grids", grid_figure(profile, chosen))
-        subject.outputs.figure("predicted landscape", landscape_figure(profile, chosen))
-        for advice in found:
-            for schedule, gap in {**advice.gaps, "optimal counts": advice.optimal_gap}.items():
-                settings = {"data": subject.data.name, "steps": advice.steps, "schedule": schedule}
-                yield gap_row(gap, profile.length, size, settings)
-
-    def _unverified(self, costs: Costs) -> str:
-        """What the profiles propose, where nothing checks it."""
-        words = [verdicts.UNVERIFIED, ""]
+        Raises:
+            NotApplicable: no profile predicts a sampler with this count.
+            UserError: there are too few validation sequences, or an order has no likelihood by which to compare it.
+        """
+        if subject.validation_size(self.profile.sequences) < 4:
+            raise UserError("advice needs four validation sequences or more")
+        judge, unchecked = self._judge(subject)
+        if judge is not None and judge is self.by_likelihood:
+            for sampler in self.samplers:
+                try:
+                    kind_of_walk(sampler)
+                except ValueError as error:
+                    raise UserError(f"advice by likelihood is not possible: {error}") from error
+        costs = [measure_costs(sampler, self.profile, self.paths, subject) for sampler in self.samplers]
+        own = costs[0].profile
+        known = [] if own is None else [advise(own, self.sampler, steps) for steps in self.steps]
+        proposals: dict[int, list[Proposal]] = {}
+        left_out: dict[int, list[Proposal]] = {}
         for steps in self.steps:
-            for proposal in propose(self.sampler, steps, costs.by_name, costs.length, costs.blocks):
-                words.append(f"- {steps} steps: {proposal.label} (proposed by {', '.join(proposal.sources)})")
-        return "\n".join(words)
+            proposals[steps], left_out[steps] = self._propose(costs, steps)
+        checked: list[Checked] = []
+        if judge is not None and self.race is not None:
+            used = max(one.sequences for one in costs)
+            checked = verify(self.race, judge, subject, used, proposals)
+        return Findings(costs, known, proposals, left_out, checked, unchecked)
 
+    def _judge(self, subject: Subject) -> tuple[Check | None, str]:
+        """What tells the samplers apart, or why nothing does; neither for likelihood in random order, a theorem."""
+        judge = self.by_likelihood if subject.task is None else self.by_task
+        if subject.task is None:
+            if all(isinstance(sampler.order, Random) for sampler in self.samplers):
+                return None, ""
+            if any(sampler.tokens.temperature == 0 for sampler in self.samplers):
+                return None, verdicts.UNDECIDABLE
+        if judge is None or self.race is None:
+            return None, verdicts.NOT_ASKED
+        return judge, ""
 
-def _to_json(found: Sequence[Advice], checked: Sequence[Checked]) -> str:
-    content: dict[str, dict[str, object]] = {str(advice.steps): predicted.as_json(advice) for advice in found}
-    for one in checked:
-        content.setdefault(str(one.steps), {})["verified"] = verdicts.as_json(one)
-    return to_json(content)
+    def _propose(self, costs: Sequence[Costs], steps: int) -> tuple[list[Proposal], list[Proposal]]:
+        """What may be raced for a budget, and what is left out of it."""
+        raced: list[Proposal] = []
+        left: list[Proposal] = []
+        for one in costs:
+            found = propose(one.sampler, steps, one.averages, one.length, one.blocks)
+            best = shortlist(found, one.averages, len(found))
+            if one is costs[0]:
+                best = [found[0], *(proposal for proposal in best if proposal is not found[0])]
+            most = self.racers // len(costs)
+            raced, left = raced + best[:most], left + best[most:]
+        return raced, left
+
+    def _to_json(self, found: Findings) -> str:
+        """Of every budget what ``schedule=advised`` and ``sampler=advised`` take."""
+        content: dict[str, dict[str, object]] = {str(steps): {} for steps in self.steps}
+        for advice in found.predicted:
+            content[str(advice.steps)] |= predicted.as_json(advice)
+            if not found.unchecked:
+                content[str(advice.steps)] |= predicted.taken(
+                    replace(self.sampler, schedule=advice.best, steps=advice.steps)
+                )
+        for checked in found.checked:
+            content[str(checked.steps)] |= verdicts.as_json(checked)
+        return to_json(content)

@@ -77,6 +77,7 @@ class Checked:
         outcome: of the race; scores are signed so that higher is better.
         metric: what the scores are.
         sign: -1 where a lower metric is better.
+        kinds: whether each proposal's score is exact or which bound; empty where that is no question.
     """
 
     steps: int
@@ -84,6 +85,7 @@ class Checked:
     outcome: Outcome
     metric: str
     sign: int
+    kinds: Sequence[str]
 
     @property
     def use(self) -> Proposal:
@@ -115,15 +117,16 @@ def verify(
         )
     found = []
     for steps, candidates in proposals.items():
-        rows: list[Row] = []
+        rows: dict[int, Row] = {}
 
         def measure(number: int, start: int, n: int, candidates=candidates, rows=rows) -> Float64[np.ndarray, " n"]:
-            row = _score(check, candidates[number], subject.starting_at(start), n)
-            rows.append(row)
+            row = rows[number] = _score(check, candidates[number], subject.starting_at(start), n)
             return np.asarray(row.scores) * (1 if row.better == "higher" else -1)
 
         outcome = race.run(len(candidates), measure, first, available)
-        found.append(Checked(steps, candidates, outcome, rows[0].metric, 1 if rows[0].better == "higher" else -1))
+        kinds = [str(rows[number].settings.get("likelihood", "")) for number in range(len(candidates))]
+        sign = 1 if rows[0].better == "higher" else -1
+        found.append(Checked(steps, candidates, outcome, rows[0].metric, sign, kinds))
     return found
 
 

@@ -1,10 +1,15 @@
 """What the loss profile says of schedules: which one is best per step budget, before anything is generated."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from mdm_lightning.diffusion.profile.loss_profile import Estimate, LossProfile
+import numpy as np
+from jaxtyping import Float64
+
+from mdm_lightning.diffusion.profile.counts import schedule_of_counts
+from mdm_lightning.diffusion.profile.cross_fitting import Estimate, cross_fitted
+from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import (
     BetaSchedule,
     LinearSchedule,
@@ -14,14 +19,11 @@ from mdm_lightning.diffusion.schedule import (
 )
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row
-from mdm_lightning.evaluation.description import describe
+from mdm_lightning.evaluation.description import configuration, describe
 from mdm_lightning.files import from_json
 from mdm_lightning.sampling.count import Binomial, FixedCount, RoundedCount
-from mdm_lightning.sampling.order import Random
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.tables import markdown_table
-
-UNCOVERED = "The theorem covers random order only; for other orders this is where a sweep should begin, and no more."
 
 
 class Advice(NamedTuple):
@@ -35,17 +37,26 @@ class Advice(NamedTuple):
     optimum: TabulatedSchedule
     """The schedule whose expected counts have the least gap of all."""
     optimal_gap: Estimate
+    cross_fitted: bool
+    """Whether the gaps of what was chosen, the best Beta schedule and the optimal counts, are those of choices that
+    other sequences made. Else they are those of the very sequences that chose, and too low."""
 
 
 def advise(profile: LossProfile, sampler: Sampler, steps: int) -> Advice:
     """What the profile says of a step budget, for the sampler's count."""
-    count = sampler.count
-    rounded = isinstance(count, RoundedCount)
-    best = profile.best_beta_of_counts(steps, count.rounding) if rounded else profile.best_beta(steps)
+    best, counts = _best_beta(profile, sampler, steps), profile.best_counts(steps)
     schedules: list[MaskSchedule] = [best, LinearSchedule(), SquaredSineSchedule()]
     gaps = {describe(schedule): _gap(profile, sampler, schedule, steps) for schedule in schedules}
-    counts = profile.best_counts(steps)
-    return Advice(steps, best, gaps, profile.optimal_schedule(steps), profile.gap_of_counts(counts))
+    optimal = profile.gap_of_counts(counts)
+    known = profile.scores is not None and len(profile.scores) >= 4
+    if known:
+        optimal = profile.cross_fitted_gap(lambda costs: costs.best_counts(steps))
+        gaps[describe(best)] = cross_fitted(
+            profile,
+            lambda half: _best_beta(half, sampler, steps),
+            lambda half, schedule: _gap_per_sequence(half, sampler, schedule, steps),
+        )
+    return Advice(steps, best, gaps, schedule_of_counts(counts), optimal, known)
 
 
 def predicted_gap(profile: LossProfile, sampler: Sampler, steps: int | None) -> Estimate | None:
@@ -67,44 +78,14 @@ def gap_row(gap: Estimate, length: int, sequences: int, settings: dict[str, str 
     return Row("predicted_gap", gap.value / length, gap.stderr / length, sequences, settings, "lower")
 
 
-def advised_schedule(path: str | None, steps: int, family: Literal["beta", "optimal"] = "beta") -> MaskSchedule:
-    """The schedule that an advice file holds for a step budget: what ``schedule=advised`` builds.
-
-    Args:
-        path: the ``advice.json`` that evaluation=advise wrote.
-        steps: the step budget.
-        family: the best Beta schedule by the loss profile, the one with the optimal counts, or the one that the check
-            on other instances found.
-
-    Raises:
-        UserError: there is no such file, or it knows nothing of this budget.
-    """
-    if path is None:
-        raise UserError("schedule=advised needs advice=FILE, an advice.json that evaluation=advise has written")
-    try:
-        known = from_json(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read advice={path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"advice={path} is no advice.json of evaluation=advise") from error
-    if not (isinstance(known, dict) and all(budget.isdigit() for budget in known)):
-        raise UserError(f"advice={path} is no advice.json of evaluation=advise")
-    if str(steps) not in known:
-        raise UserError(
-            f"advice={path} is for {', '.join(known)} steps, not for {steps}: ask for evaluation.steps=[{steps}]"
-        )
-    advice = known[str(steps)]
-    try:
-        if family == "verified":
-            advice = advice["verified"]
-            return TabulatedSchedule(advice["alphas"]) if "alphas" in advice else BetaSchedule(*advice["beta"])
-        return TabulatedSchedule(advice["optimal"]) if family == "optimal" else BetaSchedule(*advice["beta"])
-    except KeyError as error:
-        raise UserError(
-            f"advice={path} has no {error.args[0]} schedule for {steps} steps: choose another schedule.family="
-        ) from error
-    except (TypeError, ValueError) as error:
-        raise UserError(f"advice={path} holds no schedule for {steps} steps ({error}): make it anew") from error
+def predicted_rows(found: Sequence[Advice], length: int, sequences: int, data: str) -> Iterator[Row]:
+    """The gaps of an advice as rows."""
+    for advice in found:
+        for schedule, gap in {**advice.gaps, "optimal counts": advice.optimal_gap}.items():
+            chosen = schedule in (describe(advice.best), "optimal counts")
+            how = "given" if not chosen else "cross-fitted" if advice.cross_fitted else "on the same sequences"
+            settings = {"data": data, "steps": advice.steps, "schedule": schedule, "chosen": how}
+            yield gap_row(gap, length, sequences, settings)
 
 
 def advice_table(found: Sequence[Advice], length: int) -> tuple[list[str], list[list[str]]]:
@@ -118,14 +99,40 @@ def advice_table(found: Sequence[Advice], length: int) -> tuple[list[str], list[
     return header, rows
 
 
-def advice_text(found: Sequence[Advice], length: int, sampler: Sampler, path: str) -> str:
+def advice_heading(found: Sequence[Advice]) -> str:
+    """What the table's numbers are."""
+    chosen = (
+        "chosen on one half of the sequences and scored on the other, both ways"
+        if all(advice.cross_fitted for advice in found)
+        else "on the very sequences that chose them: a little too low"
+    )
+    return (
+        "Predicted gap to the continuous-time NELBO in random order, nats per token (best Beta and optimal counts: "
+        f"{chosen}):"
+    )
+
+
+def advice_text(found: Sequence[Advice], length: int) -> str:
     """The advice as a table, gaps in nats per token."""
     header, rows = advice_table(found, length)
-    words = ["Predicted gap to the continuous-time NELBO, nats per token:", "", markdown_table(header, rows, left=0)]
-    words += ["", f"Use it: schedule=advised advice={path} sampler.steps={found[0].steps}"]
-    if not isinstance(sampler.order, Random):
-        words.append(UNCOVERED)
-    return "\n".join(words)
+    return "\n".join([advice_heading(found), "", markdown_table(header, rows, left=0)])
+
+
+def _best_beta(profile: LossProfile, sampler: Sampler, steps: int) -> BetaSchedule:
+    """The best Beta schedule for the sampler's count."""
+    if isinstance(sampler.count, RoundedCount):
+        return profile.best_beta_of_counts(steps, sampler.count.rounding)
+    return profile.best_beta(steps)
+
+
+def _gap_per_sequence(
+    profile: LossProfile, sampler: Sampler, schedule: MaskSchedule, steps: int
+) -> Float64[np.ndarray, " s"]:
+    """``_gap`` of each sequence."""
+    if isinstance(sampler.count, FixedCount):
+        counts = sampler.count.counts(schedule, steps, profile.length)
+        return profile.gap_to_singly(counts)
+    return profile.gap_per_sequence(schedule, steps)
 
 
 def _gap(profile: LossProfile, sampler: Sampler, schedule: MaskSchedule, steps: int) -> Estimate:
@@ -136,5 +143,65 @@ def _gap(profile: LossProfile, sampler: Sampler, schedule: MaskSchedule, steps: 
 
 
 def as_json(advice: Advice) -> dict[str, object]:
-    """An advice as it stands in ``advice.json``."""
+    """An advice as it stands in ``advice.json``, for ``schedule=advised``."""
     return {"beta": [advice.best.alpha, advice.best.beta], "optimal": list(advice.optimum.alphas)}
+
+
+def taken(sampler: Sampler) -> dict[str, object]:
+    """The sampler to use as it stands in ``advice.json``, for ``sampler=advised``; nothing where a part of it, of a
+    class of somebody's own, does not say how it was made."""
+    try:
+        return {"sampler": configuration(sampler)}
+    except ValueError:
+        return {}
+
+
+def read_advice(path: str | None, steps: int, option: str) -> Mapping[str, Any]:
+    """What an advice file says of a step budget.
+
+    Args:
+        path: the ``advice.json`` that evaluation=advise wrote.
+        steps: the step budget.
+        option: what asks for it, for messages.
+
+    Raises:
+        UserError: there is no such file, or it knows nothing of this budget.
+    """
+    if path is None:
+        raise UserError(f"{option} needs advice=FILE, an advice.json that evaluation=advise has written")
+    try:
+        known = from_json(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read advice={path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"advice={path} is no advice.json of evaluation=advise") from error
+    if not (isinstance(known, dict) and all(budget.isdigit() for budget in known)):
+        raise UserError(f"advice={path} is no advice.json of evaluation=advise")
+    if not isinstance(known.get(str(steps)), dict):
+        raise UserError(
+            f"advice={path} is for {', '.join(known)} steps, not for {steps}: ask for evaluation.steps=[{steps}]"
+        )
+    return known[str(steps)]
+
+
+def advised_schedule(path: str | None, steps: int, family: Literal["beta", "optimal"] = "beta") -> MaskSchedule:
+    """The schedule that an advice file holds for a step budget: what ``schedule=advised`` builds.
+
+    Args:
+        path: the ``advice.json`` that evaluation=advise wrote.
+        steps: the step budget.
+        family: the best Beta schedule by the loss profile, or the one with the optimal counts.
+
+    Raises:
+        UserError: there is no such file, or it knows nothing of this budget.
+    """
+    advice = read_advice(path, steps, "schedule=advised")
+    try:
+        return TabulatedSchedule(advice["optimal"]) if family == "optimal" else BetaSchedule(*advice["beta"])
+    except KeyError as error:
+        raise UserError(
+            f"advice={path} has no {error.args[0]} schedule for {steps} steps, which only random order has: take "
+            "sampler=advised"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"advice={path} holds no schedule for {steps} steps ({error}): make it anew") from error

@@ -1,6 +1,7 @@
 """Proposals for a step budget: what each profile thinks best, with both roundings, beside the linear schedule."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mdm_lightning.diffusion.profile.counts import schedule_of_counts
@@ -15,7 +16,7 @@ ROUNDINGS = (Expected(), LargestRemainder())
 
 @dataclass(frozen=True)
 class Proposal:
-    """A schedule and a count for a step budget.
+    """A sampler for a step budget.
 
     Attributes:
         sampler: the whole sampler.
@@ -29,11 +30,17 @@ class Proposal:
 
     @property
     def label(self) -> str:
-        """Schedule and rounding in words."""
-        schedule = self.sampler.schedule
+        """Order, schedule and rounding in words."""
+        schedule, order = self.sampler.schedule, describe(self.sampler.order)
         if isinstance(schedule, TabulatedSchedule) and self.counts is not None:
-            return "counts " + "+".join(str(count) for count in self.counts)
-        return f"{describe(schedule)}, {describe(self.sampler.count)}"
+            return f"{order} with counts " + "+".join(str(count) for count in self.counts)
+        return f"{order} with {describe(schedule)}, {describe(self.sampler.count)}"
+
+    def passes(self, blocks: int) -> int:
+        """Forward passes per sequence, at most."""
+        steps = self.sampler.steps or 1
+        planned = steps if self.counts is None else blocks * sum(count > 0 for count in self.counts)
+        return planned * self.sampler.guidance.passes
 
 
 def propose(
@@ -69,3 +76,16 @@ def propose(
             add(cost.best_beta(own_steps, rounding.rounding), rounding, name)
         add(schedule_of_counts(cost.best_counts(own_steps)), Expected(), name)
     return list(found.values())
+
+
+def shortlist(proposals: Sequence[Proposal], costs: Mapping[str, StepCosts], most: int) -> list[Proposal]:
+    """The best proposals of an order by its own predictions: the first choice of each profile, then the second, and so
+    on. What no profile predicts comes last."""
+
+    def ranked(cost: StepCosts) -> list[Proposal]:
+        return sorted(proposals, key=lambda one: math.inf if one.counts is None else cost.score(one.counts))
+
+    chosen: dict[int, Proposal] = {}
+    for tier in zip(*map(ranked, costs.values()), strict=True):
+        chosen |= {id(one): one for one in tier}
+    return list(chosen.values())[:most]

@@ -1,15 +1,20 @@
-"""What a check of proposals found, in words, rows and a file."""
+"""What profiles predict and what a check of proposals found, in words, rows and a file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, TabulatedSchedule
 from mdm_lightning.evaluation.advice.checks import Checked
+from mdm_lightning.evaluation.advice.costs import Costs, Prediction
+from mdm_lightning.evaluation.advice.predicted import taken
+from mdm_lightning.evaluation.advice.proposals import Proposal
 from mdm_lightning.evaluation.base import Row
 from mdm_lightning.evaluation.description import describe
-from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.tables import markdown_table
 
-UNVERIFIED = "Predicted only: nothing was generated to check it."
+UNDECIDABLE = (
+    "Nothing can check this: a greedy sampler gives no other sequence than its own any probability, and the data have "
+    "no rule to judge by."
+)
+NOT_ASKED = "Predicted only: nothing was asked for that could check it."
 
 
 def verdict(checked: Checked) -> str:
@@ -28,14 +33,41 @@ def verdict(checked: Checked) -> str:
         f"instances, one-sided p = {found.p:.2g})"
     )
     if outcome.sure:
-        return f"{checked.steps} steps: use {winner.label}: {numbers}."
+        return f"{checked.steps} steps: use {winner.label}, not {baseline.label}: {numbers}."
     return f"{checked.steps} steps: keep {baseline.label}: {winner.label} won the race, but it is not sure: {numbers}."
 
 
-def verdict_text(found: Sequence[Checked], sampler: Sampler, passes: int, path: str) -> str:
-    """The verdicts, each with a table of its race, and how to use them."""
-    words = [f"Proposals for the order {describe(sampler.order)}, checked on other instances:", ""]
-    words += [f"- {verdict(checked)}" for checked in found]
+def predictions_text(said: Sequence[tuple[Costs, Prediction]]) -> str:
+    """What the profiles say before anything is checked, in nats per token, and what that is worth."""
+    header = ["steps", "order", "profile", "linear", "best Beta", "best counts", "on those that chose them"]
+    rows = []
+    for costs, one in said:
+        chosen = (one.linear, one.best_beta, one.best_counts)
+        cells = [f"{estimate.value / costs.length:.4f} ± {estimate.stderr / costs.length:.4f}" for estimate in chosen]
+        rows.append([str(one.steps), one.order, one.profile, *cells, f"{one.flattered / costs.length:.4f}"])
+    words = [
+        "Predicted cost, nats per token. The best Beta schedule and the best counts are chosen on one half of the "
+        "sequences and scored on the other, both ways:",
+        "",
+        markdown_table(header, rows, left=3),
+        "",
+    ]
+    basis = {describe(costs.sampler.order): costs.basis for costs, _ in said}
+    words += [f"- {order}: {worth}" for order, worth in basis.items()]
+    return "\n".join(words)
+
+
+def unchecked_text(why: str, proposals: Mapping[int, Sequence[Proposal]]) -> str:
+    """What the profiles propose, where nothing checks it."""
+    words = [why, ""]
+    for steps, found in proposals.items():
+        words += [f"- {steps} steps: {one.label} (proposed by {', '.join(one.sources)})" for one in found]
+    return "\n".join(words)
+
+
+def verdict_text(found: Sequence[Checked], left_out: Mapping[int, Sequence[Proposal]], costs: Sequence[Costs]) -> str:
+    """The verdicts, each with a table of its race, and what that cost."""
+    words = ["Checked on other instances:", "", *(f"- {verdict(checked)}" for checked in found), ""]
     header = ["steps", "candidate", "proposed by", "score", "instances", ""]
     rows = []
     for checked in found:
@@ -48,27 +80,57 @@ def verdict_text(found: Sequence[Checked], sampler: Sampler, passes: int, path: 
             end = "left, significantly behind" if runner.left else ""
             cells = [proposal.label, ", ".join(proposal.sources), score, str(len(runner.scores)), end]
             rows.append([str(checked.steps), *cells])
-    words += ["", f"The race ({found[0].metric.replace('_', ' ')}):", "", markdown_table(header, rows, left=3)]
-    samples = sum(checked.outcome.evaluations for checked in found)
-    cost = sum(checked.outcome.evaluations * checked.steps for checked in found)
-    words.append(
-        f"\nCost: {passes:,} forward passes of single sequences for the profiles, at most {cost:,} for the check "
-        f"({samples:,} sequences)."
-    )
-    used = found[0].use
-    count = {"Expected": "expected", "LargestRemainder": "largest_remainder"}.get(type(used.sampler.count).__name__)
-    rounding = f" count={count}" if count else ""
-    words.append(
-        f"Use it: schedule=advised schedule.family=verified advice={path}{rounding} sampler.steps={found[0].steps}"
-    )
+    words += [f"The race ({found[0].metric.replace('_', ' ')}):", "", markdown_table(header, rows, left=3), ""]
+    words += _worth(found)
+    most = len(found[0].proposals)
+    for steps, others in left_out.items():
+        if others:
+            labels = "; ".join(one.label for one in others)
+            words.append(f"- {steps} steps: left out of the race, with the best {most} in it: {labels}")
+    words.append(_cost(found, costs))
     return "\n".join(words)
+
+
+def _worth(found: Sequence[Checked]) -> list[str]:
+    """What the scores of the orders are, where they are likelihoods."""
+    kinds = {
+        describe(proposal.sampler.order): kind
+        for checked in found
+        for proposal, kind in zip(checked.proposals, checked.kinds, strict=True)
+        if kind
+    }
+    if not kinds:
+        return []
+    words = [f"- the score of {order} is {kind}" for order, kind in kinds.items()]
+    bounded = any(kind.startswith("bound") for kind in kinds.values())
+    end = ["- a bound is no less than the cost: such an order may be better than its score, not worse"]
+    return words + (end if bounded else [])
+
+
+def _cost(found: Sequence[Checked], costs: Sequence[Costs]) -> str:
+    """What profiles, race and confirmation took."""
+    race = confirmation = sequences = again = 0
+    for checked in found:
+        outcome, blocks = checked.outcome, max(one.blocks for one in costs)
+        passes = [proposal.passes(blocks) for proposal in checked.proposals]
+        race += sum(p * len(runner.scores) for p, runner in zip(passes, outcome.runners, strict=True))
+        sequences += sum(len(runner.scores) for runner in outcome.runners)
+        if outcome.confirmation is not None:
+            confirmation += outcome.confirmation.n * (passes[outcome.winner] + passes[0])
+            again += 2 * outcome.confirmation.n
+    return (
+        f"\nCost in forward passes of single sequences: {sum(one.passes for one in costs):,} for the profiles, "
+        f"{race:,} for the race ({sequences:,} sequences), {confirmation:,} to confirm winner and baseline on fresh "
+        f"instances ({again:,} sequences); at most, where chance or length decides how many steps are empty."
+    )
 
 
 def verdict_rows(found: Sequence[Checked], data: str) -> Iterator[Row]:
     """The gain over the baseline of what is advised, per step budget: 0 where the baseline is kept."""
     for checked in found:
         confirmed = checked.outcome.confirmation
-        settings = {"data": data, "steps": checked.steps, **_describe(checked)}
+        winner = checked.proposals[checked.outcome.winner]
+        settings = {"data": data, "steps": checked.steps, "use": checked.use.label, "winner": winner.label}
         better = "higher" if checked.sign > 0 else "lower"
         if confirmed is None:
             baseline = checked.outcome.runners[0]
@@ -77,22 +139,9 @@ def verdict_rows(found: Sequence[Checked], data: str) -> Iterator[Row]:
         score = confirmed.winner if checked.outcome.sure else confirmed.baseline
         yield Row(f"advised_{checked.metric}", checked.sign * score, None, confirmed.n, settings)
         gain = checked.sign * confirmed.gain
-        yield Row("winner_minus_linear", gain, confirmed.stderr, confirmed.n, settings, better)
+        yield Row("winner_minus_baseline", gain, confirmed.stderr, confirmed.n, settings, better)
 
 
 def as_json(checked: Checked) -> dict[str, object]:
     """A verdict as it stands in ``advice.json``."""
-    schedule, count = checked.use.sampler.schedule, type(checked.use.sampler.count).__name__
-    if isinstance(schedule, BetaSchedule):
-        content: dict[str, object] = {"beta": [schedule.alpha, schedule.beta]}
-    elif isinstance(schedule, TabulatedSchedule):
-        content = {"alphas": list(schedule.alphas)}
-    else:
-        assert isinstance(schedule, LinearSchedule)
-        content = {"beta": [0.5, 0.5]}
-    return {**content, "count": count, "sure": checked.outcome.sure, "verdict": verdict(checked)}
-
-
-def _describe(checked: Checked) -> dict[str, str]:
-    winner = checked.proposals[checked.outcome.winner]
-    return {"use": checked.use.label, "winner": winner.label, "order": describe(checked.use.sampler.order)}
+    return {**taken(checked.use.sampler), "sure": checked.outcome.sure, "verdict": verdict(checked)}
