@@ -18,7 +18,7 @@ _EXAMPLES = {
     "evaluate": [
         ("ckpt=last", "likelihood, loss profile, generation quality, samples"),
         ("ckpt=last evaluation=samples prompt='def main(' sampler=llada", "text after a prompt"),
-        ("ckpt=last evaluation=advise", "the best schedule per step budget, predicted"),
+        ("ckpt=last evaluation=advise orders=[spaced]", "the best order and schedule per step budget"),
     ],
     "sweep": [
         ("ckpt=last", "the grid of conf/sweep.yaml against hand-made schedules"),

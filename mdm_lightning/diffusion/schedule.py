@@ -68,7 +68,10 @@ class SineSchedule(MaskSchedule):
 
 @dataclass(frozen=True)
 class SquaredSineSchedule(MaskSchedule):
-    """alpha_t = sin^2(pi t / 2), also called cosine-squared. Equal to Beta(1, 1)."""
+    """alpha_t = sin^2(pi t / 2), also called cosine-squared. Equal to Beta(1, 1).
+
+    The Fisher-Rao geodesic from all masked to clean (Zhang & Syed, 2025, arXiv:2508.04884).
+    """
 
     def alpha_t(self, t: Tensor | float) -> Times:
         return torch.sin(math.pi / 2 * as_times(t)) ** 2

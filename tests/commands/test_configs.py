@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from mdm_lightning.commands.evaluate import build_evaluations
+from mdm_lightning.commands.sweep.cell import ignored_options
 from mdm_lightning.denoiser.attention import AttentionPattern
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking
 from mdm_lightning.diffusion.schedule import MaskSchedule, PolynomialSchedule
@@ -276,6 +277,7 @@ def test_the_advised_sampler(command, tmp_path):
     config = configure("evaluation=task", *options, name=command)
     assert instantiate(config.sampler) == chosen
     assert instantiate(config.evaluation.task).sampler == chosen
+    assert ignored_options(config) == {"schedule"}  # no axis of a sweep: the file has one
     with pytest.raises(ConfigCompositionException):
         configure(*options, "order=random", name=command)
 

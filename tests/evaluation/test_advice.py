@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mdm_lightning.checkpoint.advice import advised_sampler
+from mdm_lightning.data.source import Verdict
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.profile.step_costs import StepCosts
 from mdm_lightning.diffusion.schedule import LinearSchedule, SineSchedule, TabulatedSchedule
@@ -51,6 +52,7 @@ from mdm_lightning.sampling.tokens import TokenSampler
 from tests.diffusion.profiles import smooth_profile
 from tests.diffusion.tables import uniform_denoiser
 
+from .corpora import text_subject
 from .test_likelihood import distribution_subject
 from .test_profile_evaluation import Kept
 from .test_task import task_subject
@@ -287,6 +289,22 @@ def test_advice_on_text_is_checked_by_the_samplers_own_likelihood(order):
     assert "Predicted only" in checked_run(distribution_subject(4), chosen, race=None)[0].texts["advice"]
 
 
+class Pairs:
+    """Two pairs of equal letters."""
+
+    prompt_length = 0
+
+    def check(self, tokens):
+        first, second, third, fourth = tokens.tolist()
+        return Verdict(valid=True, correct=first == second and third == fourth)
+
+
+def pairs_subject() -> Subject:
+    """The denoiser knows that the pairs are equal, and that nothing else is known."""
+    texts = ["aaaa", "aabb", "bbaa", "bbbb"] * 100
+    return dataclasses.replace(text_subject(texts, texts, distribution=texts[:4]), task=Pairs())
+
+
 def test_orders_race_each_other():
     """Where pairs of neighbours are equal, what is revealed at once must not hold both of a pair: an order that takes
     them apart solves the task in two steps, and the sampler's own order from left to right cannot."""
@@ -296,17 +314,15 @@ def test_orders_race_each_other():
         def ranks(self, generated, noise):
             return torch.tensor([[0, 2, 1, 3]]).expand(len(generated), 4)
 
-    pairs = {"aaaa": 1.0, "aabb": 1.0, "bbaa": 1.0, "bbbb": 1.0}
     own = Sampler(LinearSchedule(), Expected(), LeftToRight(), TokenSampler())
     others = [Apart(), dataclasses.replace(own, order=Random()), MaxProbability()]
-    outputs, rows = checked_run(task_subject(pairs, problems=400), own, steps=(2,), orders=others, racers=8)
+    outputs, rows = checked_run(pairs_subject(), own, steps=(2,), orders=others, racers=8)
     text = outputs.texts["advice"]
     assert (
         "- 2 steps: use Apart with Linear, Expected, not LeftToRight with Linear, Expected: accuracy 1 against" in text
     )
     for order in ("Apart", "LeftToRight", "MaxProbability", "Random"):
         assert sum(line.startswith(f"| 2 | {order} with") for line in text.splitlines()) in (1, 2)
-    assert "left out of the race, with the best" in text
     predicted = [row for row in rows if row.metric == "predicted_cost" and row.settings["schedule"] == "Linear"]
     costs = {row.settings["order"]: row.value for row in predicted if row.settings["profile"] != "loss profile"}
     assert costs["Apart"] == pytest.approx(np.log(2) / 2)
@@ -320,8 +336,8 @@ def test_orders_of_text_are_compared_by_likelihood():
     """In one race, and the text says whose likelihood is exact, whose a bound, and what was proved before."""
     chosen = Sampler(LinearSchedule(), Expected(), Random(), TokenSampler())
     found = Advise(
-        Profile(sequences=40), chosen, (2,), Paths(sequences=40), Race(instances=60, first=30, confirm=60),
-        by_likelihood=ByLikelihood(), orders={"entropy": Entropy(), "left": LeftToRight()},
+        Profile(sequences=40), chosen, (3,), Paths(sequences=40), Race(instances=60, first=30, confirm=60),
+        by_likelihood=ByLikelihood(), orders={"entropy": Entropy(), "left": LeftToRight()}, racers=6,
     )  # fmt: skip
     subject = distribution_subject(4)
     subject.outputs = outputs = Kept()
@@ -330,9 +346,14 @@ def test_orders_of_text_are_compared_by_likelihood():
     assert "- Random: the K-step NELBO, a proved bound" in text
     assert "- LeftToRight: the likelihood of every counts, exact" in text
     assert "- Entropy: one path for all schedules, a bet" in text
-    assert "- the score of Random is bound: mean over random orders or counts" in text
-    assert "- the score of Entropy is exact" in text
-    (checked,) = found.find(subject).checked
+    assert "- what is scored of Random: bound: mean over random orders or counts" in text
+    assert "- what is scored of Entropy: exact" in text
+    findings = found.find(subject)
+    (checked,) = findings.checked
+    assert len(checked.proposals) <= 6
+    assert findings.left_out[3]
+    line = next(line for line in text.splitlines() if "left out of the race" in line)
+    assert all(one.label in line for one in findings.left_out[3])
     assert checked.proposals[0].label == "Random with Linear, Expected"
     assert set(checked.kinds) == {"exact", "bound: mean over random orders or counts"}
     noisy = dataclasses.replace(found, orders=[Confidence(noise=1.0)])
@@ -359,8 +380,7 @@ def test_the_cost_is_what_was_scored():
 
             return evaluation
 
-    subject = task_subject({"aaaa": 1.0, "aabb": 1.0, "bbaa": 1.0, "bbbb": 1.0}, problems=400)
-    outputs, _ = checked_run(subject, own, by_task=Counting(), orders=[chosen.order])
+    outputs, _ = checked_run(pairs_subject(), own, by_task=Counting(), orders=[chosen.order])
     text = outputs.texts["advice"]
     assert f"{passes['race']:,} for the race" in text
     assert f"{passes['confirm']:,} to confirm" in text

@@ -10,6 +10,9 @@ subset, and h(alpha) its mean for r ~ Binomial(n - 1, alpha). NELBO_K bounds -lo
 positions in random order, so the schedule that minimises the gap NELBO_K - NELBO can be found without sampling. For an
 exact denoiser the gap bounds the divergence KL(data || sampler). Orders that look at the predictions (confidence,
 entropy) are outside this theorem.
+
+Found independently by Lavenant & Zanella (2025, arXiv:2510.25544) and Chen, Cong & Li (2025, arXiv:2511.04647); the
+best placement of many steps also by Wainwright (2026, arXiv:2608.13520).
 """
 
 import math

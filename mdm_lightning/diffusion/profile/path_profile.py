@@ -12,6 +12,9 @@ read from the first m:
 and in between anchors by interpolation. The one approximation is that a schedule with other steps meets other states
 with r positions revealed than the reference walk does. It is none for static orders; for others it is a bet, to be
 checked on other instances before it is believed.
+
+Likelihoods of a sampler's own path, and their dependence on the sizes of steps: Wen, Liang & Lu (2026,
+arXiv:2608.25505).
 """
 
 from dataclasses import dataclass

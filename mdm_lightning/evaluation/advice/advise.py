@@ -163,7 +163,7 @@ class Advise:
         """What tells the samplers apart, or why nothing does; neither for likelihood in random order, a theorem."""
         judge = self.by_likelihood if subject.task is None else self.by_task
         if subject.task is None:
-            if all(isinstance(sampler.order, Random) for sampler in self.samplers):
+            if len(self.samplers) == 1 and isinstance(self.sampler.order, Random):
                 return None, ""
             if any(sampler.tokens.temperature == 0 for sampler in self.samplers):
                 return None, verdicts.UNDECIDABLE

@@ -82,11 +82,10 @@ def verdict_text(found: Sequence[Checked], left_out: Mapping[int, Sequence[Propo
             rows.append([str(checked.steps), *cells])
     words += [f"The race ({found[0].metric.replace('_', ' ')}):", "", markdown_table(header, rows, left=3), ""]
     words += _worth(found)
-    most = len(found[0].proposals)
-    for steps, others in left_out.items():
-        if others:
-            labels = "; ".join(one.label for one in others)
-            words.append(f"- {steps} steps: left out of the race, with the best {most} in it: {labels}")
+    for checked in found:
+        if others := left_out[checked.steps]:
+            labels, most = "; ".join(one.label for one in others), len(checked.proposals)
+            words.append(f"- {checked.steps} steps: left out of the race, as {most} better ones were in it: {labels}")
     words.append(_cost(found, costs))
     return "\n".join(words)
 
@@ -101,10 +100,9 @@ def _worth(found: Sequence[Checked]) -> list[str]:
     }
     if not kinds:
         return []
-    words = [f"- the score of {order} is {kind}" for order, kind in kinds.items()]
+    words = [f"- what is scored of {order}: {kind}" for order, kind in kinds.items()]
     bounded = any(kind.startswith("bound") for kind in kinds.values())
-    end = ["- a bound is no less than the cost: such an order may be better than its score, not worse"]
-    return words + (end if bounded else [])
+    return words + (["- an order with a bound may be better than its score, not worse"] if bounded else [])
 
 
 def _cost(found: Sequence[Checked], costs: Sequence[Costs]) -> str:
