@@ -1,4 +1,4 @@
-"""Sums with one right answer, and words of brackets with many."""
+"""Sums and running sums with one right answer, and words of brackets with many."""
 
 import itertools
 import random
@@ -10,12 +10,20 @@ from scipy import stats
 from mdm_lightning.data.source import Verdict
 from mdm_lightning.data.tasks.addition import Addition
 from mdm_lightning.data.tasks.dyck import Dyck, balanced, random_word, words
+from mdm_lightning.data.tasks.running_sum import RunningSum
 from mdm_lightning.errors import UserError
 
 CORRECT, WRONG, MALFORMED = Verdict(True, True), Verdict(True, False), Verdict(False, False)
 
 
-@pytest.mark.parametrize("task", [Addition(digits=3, train=300, validation=50), Dyck(train=300, validation=50)])
+@pytest.mark.parametrize(
+    "task",
+    [
+        Addition(digits=3, train=300, validation=50),
+        Dyck(train=300, validation=50),
+        RunningSum(digits=5, train=300, validation=50),
+    ],
+)
 def test_examples_are_correct_and_no_problem_is_in_both_splits(task, tmp_path):
     data = task.prepare(None, tmp_path)
     seen = []
@@ -39,6 +47,12 @@ def test_sums_are_judged():
     ):
         assert task.judge("07+95=", response) == verdict
     assert task.judge("07+05=", "012") == CORRECT
+
+
+def test_running_sums_are_judged():
+    task = RunningSum(digits=4, train=1, validation=1)
+    for response, verdict in (("3005", CORRECT), ("3006", WRONG), ("300", MALFORMED), ("3░05", MALFORMED)):
+        assert task.judge("3705=", response) == verdict
 
 
 def every_word(kinds: int, length: int) -> set[str]:
@@ -74,6 +88,7 @@ def test_bad_settings():
     for bad in (
         lambda: Addition(digits=0),
         lambda: Addition(digits=51),
+        lambda: RunningSum(digits=3),
         lambda: Dyck(kinds=5),
         lambda: Dyck(length=7),
         lambda: Dyck(given=20),

@@ -44,6 +44,7 @@ def test_every_data_set(name, configure):
         "sudoku_4x4",
         "countdown",
         "addition",
+        "running_sum",
         "dyck",
         "toy",
         "toy_balanced",

@@ -45,7 +45,7 @@ class TaskAccuracy:
         """
         if subject.task is None:
             raise NotApplicable(
-                "evaluation=task needs a checkpoint of a task, such as data=sudoku, countdown, addition or dyck"
+                "evaluation=task needs a checkpoint of a task, such as data=sudoku, countdown, running_sum or dyck"
             )
         return subject.validation_size(self.sequences)
 
