@@ -54,6 +54,7 @@ def load(
     mask_id: int | None = None,
     shifted: bool | None = None,
     block_size: int | None = None,
+    autoregressive: bool | None = None,
 ) -> "Model":
     """A trained model, in evaluation mode.
 
@@ -66,12 +67,13 @@ def load(
         revision: of a model on the hub.
         mask_id: which id is MASK, of a published model that does not say it; likewise:
         shifted: whether its output i - 1 predicts position i,
-        block_size: and the positions per block of its block-causal attention.
+        block_size: the positions per block of its block-causal attention,
+        autoregressive: and whether it is an autoregressive model, read as what a masked diffusion model begins as.
 
     Raises:
         UserError: there is no such model, or it cannot be read.
     """
-    unstated = Unstated(mask_id, shifted, block_size)
+    unstated = Unstated(mask_id, shifted, block_size, autoregressive)
     return Model(
         load_checkpoint(name, tokenizer=tokenizer, device=device, dtype=dtype, revision=revision, unstated=unstated)
     )

@@ -98,6 +98,7 @@ def open_published(
     local = Path(name_or_path).expanduser().exists()
     model = PublishedModel.open(path)
     built = tokenizer if isinstance(tokenizer, Tokenizer) else _tokenizer(path, model, tokenizer)
+    model = model.begun(built.vocab_size, unstated)
     arguments = model.arguments(built.vocab_size, unstated)
     return PublishedCheckpoint(
         name=str(path) if local else name_or_path,

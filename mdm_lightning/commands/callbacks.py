@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from mdm_lightning.checkpoint.find import CHECKPOINTS
 from mdm_lightning.commands.slurm import requeue
 from mdm_lightning.data.source import PreparedData
+from mdm_lightning.training.annealing import AttentionAnnealing
 from mdm_lightning.training.checkpointing import LastCheckpoint, StopOnNonFinite
 from mdm_lightning.training.dashboards import Figures, GeneratedText, TensorBoard
 from mdm_lightning.training.ema import ExponentialMovingAverage
@@ -29,6 +30,7 @@ def build_callbacks(
     output: Path,
     *,
     seed: int,
+    max_steps: int,
     progress_bar: bool,
     ended: bool,
 ) -> list[Callback]:
@@ -43,8 +45,12 @@ def build_callbacks(
     average: list[Callback] = []
     if training.ema is not None:
         average.append(ExponentialMovingAverage(training.ema, warmup=training.ema_warmup))
+    annealing: list[Callback] = []
+    if steps := training.get("attention_annealing"):  # which older runs have not
+        annealing.append(AttentionAnnealing(steps, seed, max_steps))
     return [
         signals,
+        *annealing,
         StopOnNonFinite(log_every),
         GeneratedText(instantiate(sampler), data, training.samples, seed),
         ScalarLog(log_every, data.bytes_per_position, answers=data.answer_end is not None),

@@ -12,9 +12,12 @@ from mdm_lightning.checkpoint.stored_config import named_class
 from mdm_lightning.commands.start import open_base
 from mdm_lightning.data.hub import TOKENIZER_FILES, has_tokenizer
 from mdm_lightning.data.source import Source
+from mdm_lightning.denoiser.attention import BlockCausal, Causal, Full
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.denoiser.published.export import Layout, discard_unfinished, mdlm_layout, write_published
+from mdm_lightning.denoiser.published.family import Unstated
+from mdm_lightning.denoiser.transformer import Transformer
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Row, Subject
 
@@ -25,8 +28,9 @@ def choose_layout(denoiser: Denoiser, origin: Origin) -> Layout:
     Raises:
         UserError: neither.
     """
+    unstated = Unstated(block_size=_block_size(denoiser))
     if isinstance(denoiser, DiT):
-        return mdlm_layout(denoiser)
+        return mdlm_layout(denoiser, unstated)
     published = origin if isinstance(origin, PublishedCheckpoint) else None
     if isinstance(origin, Run) and origin.base is not None:
         published = open_base(origin)
@@ -34,7 +38,7 @@ def choose_layout(denoiser: Denoiser, origin: Origin) -> Layout:
         raise UserError(
             f"export= writes DiTs, and models that began as a published one: {type(denoiser).__name__} is neither"
         )
-    return Layout(published.model.family, _config(published), _files(published.path))
+    return Layout(published.model.family, _config(published, unstated), _files(published.path))
 
 
 def refuse_occupied(folder: Path) -> None:
@@ -48,11 +52,27 @@ def refuse_occupied(folder: Path) -> None:
         raise UserError(f"export={folder} is not empty, and might hold another model: choose a new folder")
 
 
-def _config(published: PublishedCheckpoint) -> dict[str, Any]:
-    """The model's own configuration, with what the user has said of it; the code that it names is where it was: on the
-    hub, or nowhere."""
+def _block_size(denoiser: Denoiser) -> int | None:
+    """Positions per block of the denoiser's attention, of which causal attention has one; None for full attention.
+
+    Raises:
+        UserError: the pattern is one that no format knows.
+    """
+    attention = denoiser.attention if isinstance(denoiser, Transformer) else Full()
+    if isinstance(attention, BlockCausal):
+        return attention.block_size
+    if isinstance(attention, Causal):
+        return 1
+    if isinstance(attention, Full):
+        return None
+    raise UserError(f"export= knows no format that says attention {attention}")
+
+
+def _config(published: PublishedCheckpoint, unstated: Unstated) -> dict[str, Any]:
+    """The model's own configuration, with what the user has said of it and the attention that it has; the code that it
+    names is where it was: on the hub, or nowhere."""
     model = published.model
-    config = {**model.weights.config, **model.family.stated(published.unstated)}
+    config = {**model.weights.config, **model.family.stated(published.unstated), **model.family.stated(unstated)}
     code = config.pop("auto_map", None)
     if isinstance(code, Mapping) and not Path(published.name).is_absolute():
         repository = published.name.partition("@")[0]

@@ -166,6 +166,7 @@ def _fit(config: DictConfig, start: Start, choices: Sequence[str], output: Path)
             data,
             output,
             seed=config.seed,
+            max_steps=config.trainer.max_steps,
             progress_bar=config.trainer.enable_progress_bar,
             ended=ended,
         ),

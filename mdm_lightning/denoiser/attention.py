@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
@@ -31,6 +32,45 @@ class Causal(AttentionPattern):
 
     def reads(self, queries: Int64[Tensor, "c q"], keys: Int64[Tensor, "c k"]) -> Bool[Tensor, "c q k"]:
         return keys[:, None] <= queries[..., None]
+
+
+@dataclass(frozen=True, eq=False)
+class Opening(AttentionPattern):
+    """Causal attention on its way to another pattern: of what that one reads ahead, some places are open already.
+
+    Args:
+        final: the other pattern.
+        ahead: which places are open, by the positions of queries and keys.
+    """
+
+    final: AttentionPattern
+    ahead: Bool[Tensor, "l l"]
+
+    def reads(self, queries: Int64[Tensor, "c q"], keys: Int64[Tensor, "c k"]) -> Bool[Tensor, "c q k"]:
+        seen = Causal().reads(queries, keys) | self.ahead[queries[..., None], keys[:, None]]
+        final = self.final.reads(queries, keys)
+        return seen if final is None else seen & final
+
+
+@dataclass(frozen=True)
+class BesideClean(AttentionPattern):
+    """Two copies of a sequence, one after the other: the first reads its own block, and of the second, which is clean,
+    the blocks before it; the second reads itself, block by block (Arriola et al., 2025, section 4 and appendix B).
+
+    So one pass gives what block-causal attention gives in one pass for each block.
+
+    Args:
+        block_size: positions per block.
+    """
+
+    block_size: int
+
+    def reads(self, queries: Int64[Tensor, "c q"], keys: Int64[Tensor, "c k"]) -> Bool[Tensor, "c q k"]:
+        at = torch.arange(keys.shape[1], device=keys.device)
+        clean = at >= len(at) // 2
+        of_query, of_key = queries[..., None] // self.block_size, keys[:, None] // self.block_size
+        same, clean_query = of_key == of_query, clean[:, None]
+        return torch.where(clean, (of_key < of_query) | (same & clean_query), same & ~clean_query)
 
 
 @dataclass(frozen=True)

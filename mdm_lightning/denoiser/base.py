@@ -76,6 +76,26 @@ class Denoiser(nn.Module, ABC):
             padding: True at positions that are not part of the sequence and that nothing may attend to.
         """
 
+    def beside_clean(
+        self,
+        tokens: Int64[Tensor, "b l"],
+        clean: Int64[Tensor, "b l"],
+        block_size: int,
+        padding: Bool[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "b l h"]:
+        """Hidden states of every block of ``tokens`` as they are where the blocks before it are those of ``clean``.
+
+        Args:
+            tokens: as in ``forward``.
+            clean: the same sequences without MASK.
+            block_size: positions per block.
+            padding: as in ``forward``.
+
+        Raises:
+            UserError: the denoiser does not predict blocks of this size one after the other.
+        """
+        raise UserError(f"{type(self).__name__} does not predict in blocks: masking=blockwise is not for it")
+
     @abstractmethod
     def head(self, hidden: Float[Tensor, "m h"]) -> Float[Tensor, "m d"]:
         """Logits over the d ordinary tokens for rows of hidden states; -inf for probability zero."""

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mdm_lightning.arguments import BadArgument
-from mdm_lightning.denoiser.attention import AttentionPattern, Full
+from mdm_lightning.denoiser.attention import AttentionPattern, BesideClean, BlockCausal, Full
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.key_value_cache import KeyValueCache
+from mdm_lightning.errors import UserError
 
 LARGEST = 2**24
 """Of any size: sixteen million tokens, positions or channels. More is a slip or a trap."""
@@ -31,6 +32,8 @@ class Transformer(Denoiser):
     """
 
     blocks: nn.ModuleList
+    shifted = False
+    """Whether output i - 1 predicts position i."""
 
     def __init__(
         self, vocab_size: int, length: int, attention: AttentionPattern | None, activation_checkpointing: bool
@@ -76,10 +79,8 @@ class Transformer(Denoiser):
         cache: KeyValueCache | None,
     ) -> tuple[Int64[Tensor, "c l"], Visible]:
         """The positions of the tokens, and which keys they read; for the arguments see ``forward``."""
-        length = self.check_length(tokens)
         if positions is None:
-            counted = torch.arange(length, device=tokens.device)[None]
-            positions = counted if padding is None else ((~padding).cumsum(1) - 1).clamp(min=0)
+            positions = self.counted(tokens, padding)
         if cache is None:
             keys, there = positions, None if padding is None else ~padding
         else:
@@ -92,6 +93,43 @@ class Transformer(Denoiser):
         else:
             visible = reads & there[:, None]
         return positions, None if visible is None else visible[:, None]
+
+    def counted(self, tokens: Int64[Tensor, "b l"], padding: Bool[Tensor, "b l"] | None) -> Int64[Tensor, "c l"]:
+        """Positions counted from the first token that is no padding.
+
+        Raises:
+            ValueError: there are more than ``length``.
+        """
+        length = self.check_length(tokens)
+        if padding is None:
+            return torch.arange(length, device=tokens.device)[None]
+        return ((~padding).cumsum(1) - 1).clamp(min=0)
+
+    def beside_clean(
+        self,
+        tokens: Int64[Tensor, "b l"],
+        clean: Int64[Tensor, "b l"],
+        block_size: int,
+        padding: Bool[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "b l h"]:
+        if self.attention != BlockCausal(block_size):
+            raise UserError(
+                f"masking=blockwise with blocks of {block_size} trains and measures attention BlockCausal of that "
+                f"block_size, and the model has {self.attention}"
+            )
+        positions = self.counted(tokens, padding)
+        hidden = self(
+            torch.cat([tokens, clean], dim=1),
+            padding=None if padding is None else padding.repeat(1, 2),
+            positions=positions.repeat(1, 2),
+            attention=BesideClean(block_size),
+        )
+        noisy, known = hidden.chunk(2, dim=1)
+        if not self.shifted:
+            return noisy
+        # What predicts a block's first position stands in the block before, which is clean.
+        first = (positions % block_size == 0) & (positions > 0)
+        return torch.where(first[..., None], known, noisy)
 
     def run_blocks(
         self, x: Float[Tensor, "b l h"], *context: object, cache: KeyValueCache | None

@@ -47,12 +47,16 @@ class MaskedBatch(NamedTuple):
     """Which rows lie in an answer, up to and including its first EOS; None where sequences have none."""
     answer_lengths: Int64[Tensor, " b"] | None = None
     """Number of positions in each answer, its first EOS included."""
+    clean: Int64[Tensor, "b l"] | None = None
+    """The tokens without MASK, where each block is to be predicted with the blocks before it clean (``Blockwise``)."""
+    block_size: int | None = None
+    """Positions per block there."""
 
     def to(self, device: torch.device) -> "MaskedBatch":
         """The batch on a device. The way to a GPU, from pinned memory, does not wait for the work that is queued there;
         the way back would hand out what has not arrived, and does."""
         ahead = device.type == "cuda"
-        moved: Any = (None if part is None else part.to(device, non_blocking=ahead) for part in self)
+        moved: Any = (part.to(device, non_blocking=ahead) if isinstance(part, Tensor) else part for part in self)
         return MaskedBatch(*moved)
 
 
@@ -280,10 +284,10 @@ def answer_positions(tokens: Int64[Tensor, "b l"], maskable: Bool[Tensor, "b l"]
     return maskable & (end.cumsum(1) == end)
 
 
-def seeded_generator(*words: int) -> torch.Generator:
+def seeded_generator(*words: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator that is a pure function of a few non-negative numbers: a seed, a stream, the number of a batch."""
     state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> 1))
+    return torch.Generator(device).manual_seed(int(state >> 1))
 
 
 def _draw(

@@ -26,6 +26,14 @@ class PredictsMaskedTokens(Protocol):
         padding: Bool[Tensor, "b l"] | None = None,
     ) -> Tensor: ...
 
+    def beside_clean(
+        self,
+        tokens: Int64[Tensor, "b l"],
+        clean: Int64[Tensor, "b l"],
+        block_size: int,
+        padding: Bool[Tensor, "b l"] | None = None,
+    ) -> Tensor: ...
+
     def cross_entropy(self, hidden: Float[Tensor, "m h"], targets: Int64[Tensor, " m"]) -> Float32[Tensor, " m"]: ...
 
 
@@ -47,7 +55,10 @@ def nelbo(denoiser: PredictsMaskedTokens, batch: MaskedBatch) -> Nelbo:
 
     The head runs on masked rows only. A sequence without masked positions contributes an exact zero.
     """
-    hidden = denoiser(batch.tokens, batch.alpha, batch.padding)
+    if batch.clean is None or batch.block_size is None:
+        hidden = denoiser(batch.tokens, batch.alpha, batch.padding)
+    else:
+        hidden = denoiser.beside_clean(batch.tokens, batch.clean, batch.block_size, batch.padding)
     loss = denoiser.cross_entropy(hidden.flatten(0, 1).index_select(0, batch.rows), batch.targets)
     sequence = torch.div(batch.rows, batch.tokens.shape[1], rounding_mode="floor")
     zeros = torch.zeros_like(batch.alpha)  # float64 where Lightning's 64-true made the batch so

@@ -117,9 +117,8 @@ class Confidence(PredictedOrder):
     def priority(self, candidates: Candidates) -> Float64[Tensor, " m"]:
         if self.noise == 0:
             return confidence(candidates.logits, candidates.tokens)
-        # 2^-54 in place of u = 0, whose Gumbel number is infinite.
-        gumbel = -torch.log(-torch.log(candidates.times.clamp(min=2**-54)))
-        return log_confidence(candidates.logits, candidates.tokens) + self.noise * candidates.masked * gumbel
+        noise = self.noise * candidates.masked * _gumbel(candidates)
+        return log_confidence(candidates.logits, candidates.tokens) + noise
 
 
 @dataclass(frozen=True)
@@ -148,3 +147,36 @@ class Entropy(PredictedOrder):
 
     def priority(self, candidates: Candidates) -> Float64[Tensor, " m"]:
         return -entropy(candidates.logits)
+
+
+@dataclass(frozen=True)
+class GumbelTopK(PredictedOrder):
+    """Positions drawn without replacement, in proportion to exp(priority / temperature) of another order: Dream's
+    ``alg_temp`` (Ye et al., 2025), by the largest of priority / temperature plus Gumbel noise (Kool et al., 2019).
+
+    As in Confidence, a position's noise is a function of its u_i and keeps through the steps; as long as priorities do
+    too, the distribution is that of fresh noise at each step.
+
+    Args:
+        order: the other order; Dream's ``entropy``, ``topk_margin`` and ``maskgit_plus`` are Entropy, Margin and
+            Confidence.
+        temperature: the nearer to 0, the nearer to the other order.
+
+    Raises:
+        ValueError: the temperature is not positive.
+    """
+
+    reads_tokens: ClassVar[bool] = True
+    order: PredictedOrder
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        check(self, "temperature", finite(self.temperature) and self.temperature > 0, "positive and finite")
+
+    def priority(self, candidates: Candidates) -> Float64[Tensor, " m"]:
+        return self.order.priority(candidates) / self.temperature + _gumbel(candidates)
+
+
+def _gumbel(candidates: Candidates) -> Float64[Tensor, " m"]:
+    """Gumbel numbers of the positions' reveal times; 2^-54 stands for u = 0, whose number is infinite."""
+    return -torch.log(-torch.log(candidates.times.clamp(min=2**-54)))

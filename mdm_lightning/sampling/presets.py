@@ -69,7 +69,7 @@ def dream(*, steps: int | None = 64, tokens: TokenSampler = _GREEDY, order: Reve
 
     Its README suggests ``TokenSampler(temperature=0.2, top_p=0.95)``. Of its other algorithms, ``maskgit_plus`` is the
     order Confidence, ``topk_margin`` Margin, and ``origin`` ``mdlm_ancestral()`` up to the end of the grid of times.
-    Its ``alg_temp`` is not here.
+    Its ``alg_temp`` is GumbelTopK of one of them.
 
     Args:
         order: which positions.

@@ -13,7 +13,7 @@ from mdm_lightning.data.source import PreparedData, Sequences
 from mdm_lightning.diffusion.masking import ForwardProcess, MaskedBatch, mark_answers, seeded_generator
 from mdm_lightning.errors import UserError
 
-TRAINING, VALIDATION = 0, 1  # streams of random numbers derived from one seed
+TRAINING, VALIDATION, ANNEALING = 0, 1, 2  # streams of random numbers derived from one seed
 
 PADDING = -1  # number of a batch that only keeps a process in step with the others: nothing in it is maskable
 

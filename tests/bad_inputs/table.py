@@ -41,6 +41,7 @@ published.mask_id=-1 | published.mask_id must be at least 0, got -1
 published.block_size=0 | published.block_size must be at least 1, got 0
 published.shifted=maybe | published.shifted must be true or false or null, got maybe
 published.mask=3 | did you mean published.mask_id?
+published.autoregressive=perhaps | published.autoregressive must be true or false or null, got perhaps
 seed=[1 | seed=[1 cannot be read
 data.path=a,b | several values, which only sweep.py tries
 data.path=${HOME}/x | ${oc.env:HOME}
@@ -91,6 +92,7 @@ training.save_every=-1 | training.save_every must be at least 1
 training.keep_best=-2 | training.keep_best must be at least -1
 training.samples=-1 | training.samples must be at least 0
 training.samples=few | training.samples must be a whole number
+training.attention_annealing=-1 | training.attention_annealing must be at least 0
 training.workers=-1 | training.workers must be at least 0
 training.workers=100000 | training.workers must be at most 256
 training.schedule=null | training.schedule must be

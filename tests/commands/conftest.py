@@ -5,6 +5,7 @@ ten, and still has its own interpreter state, signals, working directory and exi
 launches, unless a test asks for new interpreters.
 """
 
+import json
 import multiprocessing
 import os
 import re
@@ -287,3 +288,39 @@ def incident(kind: str, steps: int, **arguments: object) -> list[str]:
     chosen = {"kind": kind, "steps": steps, "sampler": "${sampler}", **arguments}
     target = "+evaluation.incident._target_=tests.commands.interference.Incident"
     return [target, *(f"+evaluation.incident.{name}={value}" for name, value in chosen.items())]
+
+
+FINE_TUNING = (
+    "tokenizer=bpe",
+    "data.length=16",
+    "trainer.max_steps=4",
+    "trainer.precision=bf16-mixed",
+    "lr_schedule=constant",
+    "training.ema=null",
+    "training.workers=0",
+    "sampler.steps=2",
+)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    texts = [f"{chr(97 + i % 7)}{chr(97 + i // 7 % 7)}{chr(97 + i // 49)}" for i in range(300)]
+    rows = [{"ask": text + " ", "say": text[::-1], "text": text * 9} for text in texts]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+Tune = Callable[..., Outcome]
+
+
+@pytest.fixture
+def tune(train, pairs: Path) -> Tune:
+    """Fine-tunes on prompts and responses."""
+
+    def tune(model: str, *arguments: str, **options) -> Outcome:
+        fields = ("data.prompt_field=ask", "data.response_field=say")
+        given = ("model=" + model, "data=files", f"data.path={pairs}", *fields, *FINE_TUNING, *arguments)
+        return train(*given, **options)
+
+    return tune

@@ -1,14 +1,13 @@
 """Published models behind `ckpt=`: evaluated, swept, fine-tuned, exported; and what is refused."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from mdm_lightning.denoiser.published.loading import read_published
-from tests.commands.conftest import Measuring, Outcome, load
+from tests.commands.conftest import Measuring, Tune, load
 from tests.commands.test_evaluate import rows_of
 from tests.commands.test_sweep import cells, numbers
 from tests.denoiser.published import dream, fast_dllm, llada, mdlm, write_with_tokenizer
@@ -18,17 +17,6 @@ MODELS = {"llada": llada(), "dream": dream(), "small": mdlm(), "qwen": fast_dllm
 
 UNSTATED = {"qwen": "published.mask_id=36"}
 """What the user has to say of a model."""
-
-FINE_TUNING = (
-    "tokenizer=bpe",
-    "data.length=16",
-    "trainer.max_steps=4",
-    "trainer.precision=bf16-mixed",
-    "lr_schedule=constant",
-    "training.ema=null",
-    "training.workers=0",
-    "sampler.steps=2",
-)
 
 
 def of(published: dict[str, Path], name: str) -> tuple[str, ...]:
@@ -40,30 +28,6 @@ def of(published: dict[str, Path], name: str) -> tuple[str, ...]:
 def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("published")
     return {name: write_with_tokenizer(model, folder / name) for name, model in MODELS.items()}
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    texts = [f"{chr(97 + i % 7)}{chr(97 + i // 7 % 7)}{chr(97 + i // 49)}" for i in range(300)]
-    rows = [{"ask": text + " ", "say": text[::-1], "text": text * 9} for text in texts]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-Tune = Callable[..., Outcome]
-
-
-@pytest.fixture
-def tune(train, pairs: Path) -> Tune:
-    """Fine-tunes on prompts and responses."""
-
-    def tune(model: str, *arguments: str, **options) -> Outcome:
-        fields = ("data.prompt_field=ask", "data.response_field=say")
-        given = ("model=" + model, "data=files", f"data.path={pairs}", *fields, *FINE_TUNING, *arguments)
-        return train(*given, **options)
-
-    return tune
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -326,7 +326,7 @@ def test_the_adapters_are_each_others_inverse(published, tmp_path):
         (dream(), {"block_size": 32}, "block_size=32"),
         (sdar(), {"block_size": None}, "does not say block_size: set published.block_size="),
         (llama3(), {"layer_types": ["sliding_attention"]}, "layers with a sliding window"),
-        (llama3(), {"rope_parameters": {"rope_type": "llama3"}}, "stretches its rotary embedding"),
+        (llama3(), {"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters"),
         (qwen3(), {"use_sliding_window": True}, "use_sliding_window=True"),
         (qwen3(), {"head_dim": 5}, "head_dim must be even"),
         (dream(), {"num_key_value_heads": 4}, "of another shape"),

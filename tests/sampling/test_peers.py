@@ -8,8 +8,10 @@ import torch
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import ConfidenceThreshold, EntropyBounded, LargestRemainder
+from mdm_lightning.sampling.evidence import Candidates, entropy
 from mdm_lightning.sampling.guidance import Guidance
-from mdm_lightning.sampling.order import Confidence, Entropy, Margin
+from mdm_lightning.sampling.noise import SequenceNoise
+from mdm_lightning.sampling.order import Confidence, Entropy, GumbelTopK, Margin
 from mdm_lightning.sampling.presets import dream
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
@@ -136,6 +138,46 @@ def test_dream(order, top_p, steps):
         samples = sampler(denoiser, batch(denoiser, [1, 2, 3], 12), noise(1))
         assert samples.tokens[0].tolist() == x
         assert samples.nfe <= steps
+
+
+@pytest.mark.parametrize("order", [Confidence(), Margin(), Entropy()])
+@pytest.mark.parametrize("alg_temp", [0.05, 0.4, 3.0])
+def test_dream_with_alg_temp(order, alg_temp):
+    """Its multinomial draw without replacement, fed with the numbers u: positions by probability^(1 / E), E exponential
+    with E = -log u, of softmax(certainty / alg_temp) (Efraimidis and Spirakis, 2006)."""
+    steps, times = 5, torch.linspace(1, 1e-3, 6)
+    sampler = dream(steps=steps, order=GumbelTopK(order, alg_temp), tokens=GREEDY)
+    differ = 0
+    for seed in range(6):
+        denoiser, x = TinyDenoiser(seed=seed), [1, 2, 3] + [0] * 12
+        x[3:] = [denoiser.mask_id] * 12
+        u = SequenceNoise(seed, [0]).reveal_times(15)[0].tolist()
+        for step in range(steps):
+            masked = [i for i, token in enumerate(x) if token == denoiser.mask_id]
+            with torch.no_grad():
+                left = predictions(denoiser, x, 0, 0.0)
+            weight = {i: math.exp(certainty(order, left[i]) / alg_temp) for i in masked}
+            share = 1 - times[step + 1] / times[step] if step < steps - 1 else torch.tensor(1.0)
+            for i in sorted(masked, key=lambda i: -math.log(u[i]) / weight[i])[: int(len(masked) * share)]:
+                x[i] = left[i].index(max(left[i]))
+        canvas = batch(denoiser, [1, 2, 3], 12)
+        assert sampler(denoiser, canvas, SequenceNoise(seed, [0])).tokens[0].tolist() == x
+        differ += dream(steps=steps, order=order)(denoiser, canvas, SequenceNoise(seed, [0])).tokens[0].tolist() != x
+    assert differ > 0 or alg_temp < 0.1
+
+
+def test_the_draw_is_a_softmax_of_priorities():
+    """The first of three positions, over many sequences."""
+    logits = torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    expected = (-entropy(logits) / 0.3).softmax(0)
+    u = SequenceNoise(0, range(20_000)).reveal_times(3)
+    first = torch.stack([GumbelTopK(Entropy(), 0.3).priority(candidates(logits, row)) for row in u]).argmax(1)
+    assert torch.allclose(first.bincount(minlength=3) / len(u), expected.float(), atol=0.015)
+
+
+def candidates(logits: torch.Tensor, times: torch.Tensor) -> Candidates:
+    zeros = torch.zeros(len(logits), dtype=torch.int64)
+    return Candidates(logits, zeros, times, zeros, times, zeros)
 
 
 @pytest.mark.parametrize("order", [Confidence(), Margin(), Entropy()])

@@ -63,10 +63,11 @@ class Training:
     validation_masking: Component
     watch: Component | None
     callbacks: Mapping[str, Component] = field(default_factory=dict)
+    attention_annealing: int = 0
 
     def __post_init__(self) -> None:
         check_numbers(self, global_batch_size=1, batch_size=1, validate_every=1, validation_sequences=1, log_every=1)
-        check_numbers(self, save_every=1, keep_best=-1, samples=0, workers=0)
+        check_numbers(self, save_every=1, keep_best=-1, samples=0, workers=0, attention_annealing=0)
         check(self, "workers", self.workers <= MOST_WORKERS, f"at most {MOST_WORKERS}")
         check(self, "ema", self.ema is None or 0 <= self.ema < 1, "a decay in [0, 1) or null")
 
@@ -159,6 +160,7 @@ class PublishedOptions:
     mask_id: int | None
     shifted: bool | None
     block_size: int | None
+    autoregressive: bool | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self, mask_id=0, block_size=1)

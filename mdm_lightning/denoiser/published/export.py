@@ -17,7 +17,7 @@ from torch import Tensor
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.denoiser.llama import Llama
-from mdm_lightning.denoiser.published.family import Family
+from mdm_lightning.denoiser.published.family import NOTHING, Family, Unstated
 from mdm_lightning.denoiser.published.mdlm import MDLM
 from mdm_lightning.denoiser.published.weight_files import CONFIG
 from mdm_lightning.errors import UserError
@@ -44,8 +44,13 @@ class Layout:
     files: Sequence[Path] = ()
 
 
-def mdlm_layout(denoiser: DiT) -> Layout:
-    """MDLM's format, for a DiT of any size."""
+def mdlm_layout(denoiser: DiT, unstated: Unstated = NOTHING) -> Layout:
+    """MDLM's format, for a DiT of any size.
+
+    Raises:
+        UserError: the format has no word for what ``unstated`` says of it.
+    """
+    family = MDLM()
     rows, hidden_size = denoiser.vocab_embed.embedding.shape
     config = {
         "architectures": ["MDLM"],
@@ -59,7 +64,7 @@ def mdlm_layout(denoiser: DiT) -> Layout:
         "dropout": 0.0,
         "time_conditioning": denoiser.time_conditioning,
     }
-    return Layout(MDLM(), config)
+    return Layout(family, config | family.stated(unstated))
 
 
 def write_published(

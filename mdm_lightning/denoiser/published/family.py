@@ -1,7 +1,8 @@
 """What a family of published models is: how its configuration and its names of tensors translate."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -11,6 +12,8 @@ from mdm_lightning.arguments import check, check_numbers
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.published.weight_files import CONFIG, Weights
 from mdm_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -25,6 +28,7 @@ class Unstated:
         mask_id: which id is MASK.
         shifted: whether output i - 1 predicts position i.
         block_size: positions per block of block-causal attention.
+        autoregressive: whether it is an autoregressive model, of which a masked diffusion model is to be made.
 
     Raises:
         ValueError: a number is out of range.
@@ -33,11 +37,22 @@ class Unstated:
     mask_id: int | None = None
     shifted: bool | None = None
     block_size: int | None = None
+    autoregressive: bool | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self, mask_id=0, block_size=1)
-        check(self, "shifted", self.shifted in (None, True, False), "true or false")
+        for name in ("shifted", "autoregressive"):
+            check(self, name, getattr(self, name) in (None, True, False), "true or false")
 
+
+HARMLESS = frozenset(
+    {
+        "_attn_implementation", "_name_or_path", "architectures", "attn_implementation", "auto_map", "bos_token_id",
+        "dtype", "eos_token_id", "id2label", "initializer_range", "label2id", "model_type", "pad_token_id",
+        "tokenizer_class", "torch_dtype", "transformers_version", "use_cache",
+    }
+)  # fmt: skip
+"""Keys of a configuration that say nothing of what its model computes: of files, tokens, precision, first values."""
 
 NOTHING = Unstated()
 """The files say everything."""
@@ -57,7 +72,7 @@ class Family(ABC):
     """The choice of ``model=`` that has the published sizes."""
     usual_tokenizer: ClassVar[str | None] = None
     """On the hub, for models that bring none along."""
-    keys: ClassVar[Mapping[str, str]] = {"mask_id": "mask_token_id", "shifted": "shifted", "block_size": "block_size"}
+    keys: ClassVar[Mapping[str, str]] = {"mask_id": "mask_token_id"}
     """Where a configuration says what others leave unstated."""
 
     @abstractmethod
@@ -85,7 +100,15 @@ class Family(ABC):
         """The tensors to store, from the denoiser's parameters and buffers."""
 
     def stated(self, unstated: Unstated) -> dict[str, Any]:
-        """What the user has said, as a configuration of the family says it."""
+        """What its own files did not say of a model, as a configuration of the family says it.
+
+        Raises:
+            UserError: it has no word for it.
+        """
+        if unstated.block_size is not None and "block_size" not in self.keys:
+            raise UserError(
+                f"{self.name}'s format knows full attention only: a model that reads in blocks cannot be exported"
+            )
         values = {key: getattr(unstated, option) for option, key in self.keys.items()}
         return {key: value for key, value in values.items() if value is not None}
 
@@ -105,9 +128,10 @@ class PublishedConfig:
     def __init__(self, weights: Weights, values: Mapping[str, Any]) -> None:
         self.origin = weights.origin
         self.values = values
+        self.read: set[str] = set()
 
     def __getitem__(self, key: str) -> Any:
-        value = self.values.get(key)
+        value = self.get(key)
         if value is None:
             raise UserError(
                 f"the configuration of {self.origin} ({CONFIG}) does not say {key}: it is incomplete, or of another "
@@ -116,20 +140,22 @@ class PublishedConfig:
         return value
 
     def get(self, key: str, default: Any = None) -> Any:
+        self.read.add(key)
         return self.values.get(key, default)
 
-    def either(self, key: str, option: str, known: T | None, default: T | None = None) -> T:
+    def either(self, key: str, option: str, known: T | None, default: T | None = None, otherwise: str = "") -> T:
         """What the configuration says under a key, or what the user knows.
 
         Args:
             option: of ``Unstated``.
             known: its value.
             default: for what is usual in the family.
+            otherwise: what else the user can do where nobody says it.
 
         Raises:
             UserError: nobody says it, or the two contradict each other.
         """
-        said = self.values.get(key)
+        said = self.get(key)
         if said is not None and known is not None and said != known:
             raise UserError(f"{self.origin} has {key}={said} in {CONFIG}: leave published.{option}={known} out")
         for value in (said, known, default):
@@ -137,7 +163,7 @@ class PublishedConfig:
                 return value
         raise UserError(
             f"the configuration of {self.origin} ({CONFIG}) does not say {key}: set published.{option}=, from the "
-            "model's card"
+            f"model's card{otherwise}"
         )
 
     def refuse_hints(self, unstated: Unstated, *unless: str) -> None:
@@ -156,12 +182,30 @@ class PublishedConfig:
                 )
 
     def refuse_other_than(self, **supported: Any) -> None:
-        """Raises:
-        UserError: a setting has another value than the one that the denoiser implements.
+        """Refuses settings that ask for something else than the denoiser implements; null and false ask for the same.
+
+        Raises:
+            UserError: naming the first.
         """
         for key, value in supported.items():
-            if self.values.get(key, value) != value:
+            said = self.get(key, value)
+            if said != value and (said or value):
                 raise UserError(f"{self.origin} has {key}={self.values[key]} in {CONFIG}: only {value} is supported")
+
+    def warn_of_unread(self, harmless: Collection[str]) -> None:
+        """Names, in a warning, the settings that were not read, are not known to be harmless, and ask for something.
+
+        Args:
+            harmless: beside ``HARMLESS``, keys that change nothing in what the family's models compute.
+        """
+        unread = sorted(self.values.keys() - self.read - HARMLESS - set(harmless))
+        asking = [key for key in unread if self.values[key] not in (None, False, [], {})]
+        if asking:
+            log.warning(
+                "%s says %s, which is not known here: if that changes what the model computes, its numbers are wrong",
+                f"{CONFIG} of {self.origin}",
+                ", ".join(f"{key}={str(self.values[key])[:40]}" for key in asking),
+            )
 
     def fitting(self, vocab_size: int | None, rows: int) -> int:
         """The tokenizer's number of ids, by default as many as there are rows.

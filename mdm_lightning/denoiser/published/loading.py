@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mdm_lightning.denoiser.base import Denoiser, oversized
+from mdm_lightning.denoiser.published.autoregressive import with_mask
 from mdm_lightning.denoiser.published.families import recognise
 from mdm_lightning.denoiser.published.family import NOTHING, Family, Unstated
 from mdm_lightning.denoiser.published.weight_files import CONFIG, Weights, enumerated, open_weights
@@ -40,6 +41,16 @@ class PublishedModel:
         """
         weights = open_weights(path)
         return cls(weights, recognise(weights))
+
+    def begun(self, vocab_size: int | None, unstated: Unstated) -> "PublishedModel":
+        """The model itself; of an autoregressive one, the masked diffusion model that begins as it.
+
+        Raises:
+            UserError: the user says that it is autoregressive, and it is not.
+        """
+        if not unstated.autoregressive:
+            return self
+        return PublishedModel(with_mask(self.weights, self.family, vocab_size, unstated), self.family)
 
     def arguments(self, vocab_size: int | None, unstated: Unstated = NOTHING) -> dict[str, Any]:
         """Arguments of ``family.denoiser`` for these weights.
@@ -165,5 +176,5 @@ def read_published(
     Raises:
         UserError: unknown, damaged, incomplete or not what its configuration says.
     """
-    published = PublishedModel.open(path)
+    published = PublishedModel.open(path).begun(vocab_size, unstated)
     return published.read(published.arguments(vocab_size, unstated), device, dtype)

@@ -38,7 +38,7 @@ class MDLM(Family):
             )
         hidden_size = config["hidden_dim"]
         mlp_size, _ = weights.shapes.get(f"{PREFIX}blocks.0.mlp.0.weight", (4 * hidden_size, hidden_size))
-        return {
+        arguments = {
             "vocab_size": rows - 1,
             "length": config["model_length"],
             "hidden_size": hidden_size,
@@ -48,6 +48,8 @@ class MDLM(Family):
             "mlp_ratio": mlp_size // hidden_size,
             "time_conditioning": config["time_conditioning"],
         }
+        config.warn_of_unread({"dropout"})
+        return arguments
 
     def to_ours(self, stored: Mapping[str, Tensor]) -> NamedTensors:
         for name in stored:

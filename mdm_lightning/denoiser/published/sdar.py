@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from mdm_lightning.denoiser.attention import BlockCausal
 from mdm_lightning.denoiser.published.family import PublishedConfig, Unstated
-from mdm_lightning.denoiser.published.qwen import decoder_arguments
+from mdm_lightning.denoiser.published.qwen import BLOCKS, HARMLESS, decoder_arguments
 from mdm_lightning.denoiser.published.renamed import DecoderLayout
 from mdm_lightning.denoiser.published.weight_files import Weights
 
@@ -18,6 +18,7 @@ class SDAR(DecoderLayout):
 
     name = "SDAR"
     size = "qwen"
+    keys = BLOCKS
     model_type = "sdar"
     shifted = False
 
@@ -28,11 +29,13 @@ class SDAR(DecoderLayout):
     def arguments(self, weights: Weights, vocab_size: int | None, unstated: Unstated) -> dict[str, Any]:
         config = PublishedConfig(weights, weights.config)
         block_size = config.either(self.keys["block_size"], "block_size", unstated.block_size)
-        return decoder_arguments(config, weights, vocab_size) | {
+        arguments = decoder_arguments(config, weights, vocab_size) | {
             "mask_row": config.either("mask_token_id", "mask_id", unstated.mask_id),
             "shifted": config.either("shifted", "shifted", unstated.shifted, default=self.shifted),
             "attention": BlockCausal(block_size),
         }
+        config.warn_of_unread(HARMLESS)
+        return arguments
 
 
 class FastDLLM(SDAR):
@@ -40,5 +43,5 @@ class FastDLLM(SDAR):
 
     name = "Fast-dLLM"
     model_type = "fast_dllm_qwen"
-    keys: ClassVar[Mapping[str, str]] = {**SDAR.keys, "block_size": "bd_size"}
+    keys: ClassVar[Mapping[str, str]] = {**BLOCKS, "block_size": "bd_size"}
     shifted = True
