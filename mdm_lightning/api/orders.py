@@ -3,6 +3,7 @@
 from mdm_lightning.sampling.order import (
     Confidence,
     Entropy,
+    GumbelTopK,
     LeftToRight,
     Margin,
     MaxProbability,
@@ -17,6 +18,7 @@ __all__ = [
     "Confidence",
     "Dilated",
     "Entropy",
+    "GumbelTopK",
     "LeftToRight",
     "Margin",
     "MaxProbability",
