@@ -23,6 +23,7 @@ from mdm_lightning.commands.options.resumed_line import CHOICE, by_group, safe_c
 from mdm_lightning.data.tasks.base import TaskSource
 from mdm_lightning.data.tasks.toy import DistributionSource
 from mdm_lightning.data.tokenizer.spec import FromCorpus
+from mdm_lightning.denoiser.llama import FORMER_HEAD
 from mdm_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,11 @@ def refuse_changes(run: Run, config: DictConfig) -> None:
     if sharded and not was_sharded:
         raise UserError(
             f"{run.path} was not sharded, and the state of its optimizer cannot be now: go on without trainer=fsdp"
+        )
+    if sharded and FORMER_HEAD in run.shapes:
+        raise UserError(
+            f"{run.path} is of before the head was called lm_head, and such weights cannot be read sharded: go on "
+            "without trainer=fsdp"
         )
 
 

@@ -22,6 +22,9 @@ from mdm_lightning.denoiser.transformer import Transformer, Visible
 
 INIT_STD = 0.02
 
+FORMER_HEAD = "unembedding.weight"
+"""What the head was called in checkpoints of earlier runs."""
+
 
 class Llama(Transformer):
     """Bidirectional Llama. Time-agnostic: it does not look at alpha.
@@ -145,7 +148,7 @@ class Llama(Transformer):
 
 def _rename_former(module: nn.Module, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
     """Checkpoints of runs before the head was called ``lm_head`` are read, too."""
-    former = f"{prefix}unembedding.weight"
+    former = f"{prefix}{FORMER_HEAD}"
     if former in state:
         state[f"{prefix}lm_head.weight"] = state.pop(former)
 

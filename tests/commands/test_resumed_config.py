@@ -172,6 +172,14 @@ def test_what_can_change():
         go_on(fixed, "trainer=fsdp")
 
 
+def test_weights_under_a_former_name_are_not_read_sharded():
+    """The library that reads them knows today's names only."""
+    run = begin(*BEGAN, "trainer=fsdp", shapes={"unembedding.weight": (8, 4)})
+    with pytest.raises(UserError, match="before the head was called lm_head"):
+        go_on(run)
+    go_on(begin(*BEGAN, "trainer=fsdp", shapes={"lm_head.weight": (8, 4)}))
+
+
 def test_callbacks_are_those_of_the_command_line():
     run = begin(*BEGAN, "+training.callbacks.mine._target_=os.system", "+training.callbacks.mine.command=reboot")
     assert go_on(run)[0].training.callbacks == {}
