@@ -94,7 +94,7 @@ class Denoiser(nn.Module, ABC):
         Raises:
             UserError: the denoiser does not predict blocks of this size one after the other.
         """
-        raise UserError(f"{type(self).__name__} does not predict in blocks: masking=blockwise is not for it")
+        raise UserError(f"{type(self).__name__} does not predict in blocks: blockwise masks are not for it")
 
     @abstractmethod
     def head(self, hidden: Float[Tensor, "m h"]) -> Float[Tensor, "m d"]:

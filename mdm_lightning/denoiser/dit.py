@@ -16,6 +16,7 @@ from mdm_lightning.denoiser.base import ShapeOf, stored_depth, stored_size
 from mdm_lightning.denoiser.key_value_cache import KeyValueCache, LayerCache
 from mdm_lightning.denoiser.rotary import Rotary, Rotation, rotate
 from mdm_lightning.denoiser.transformer import Transformer, Visible
+from mdm_lightning.errors import UserError
 
 FREQUENCIES = 256  # size of the sinusoidal embedding of the noise level
 
@@ -88,6 +89,24 @@ class DiT(Transformer):
         rotation = self.rotary_emb(positions)
         x = self.run_blocks(self.vocab_embed(tokens), condition, rotation, visible, cache=cache)
         return self.output_layer.norm(x, condition)
+
+    def beside_clean(
+        self,
+        tokens: Int64[Tensor, "b l"],
+        clean: Int64[Tensor, "b l"],
+        block_size: int,
+        padding: Bool[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "b l h"]:
+        """See Denoiser.beside_clean.
+
+        Raises:
+            UserError: it is conditioned on the time of a sequence, and every block has a time of its own.
+        """
+        if self.time_conditioning:
+            raise UserError(
+                "blockwise masks give every block its own time: they are not for model.time_conditioning=true"
+            )
+        return super().beside_clean(tokens, clean, block_size, padding)
 
     def _condition(self, alpha: Float32[Tensor, " b"] | None) -> Float[Tensor, "b c"]:
         """Conditioning vectors: one per sequence, or a single one (batch size 1) for a time-agnostic model."""

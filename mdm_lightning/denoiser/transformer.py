@@ -114,8 +114,8 @@ class Transformer(Denoiser):
     ) -> Float[Tensor, "b l h"]:
         if self.attention != BlockCausal(block_size):
             raise UserError(
-                f"masking=blockwise with blocks of {block_size} trains and measures attention BlockCausal of that "
-                f"block_size, and the model has {self.attention}"
+                f"blockwise masks with blocks of {block_size} are for attention=block_causal with that block_size: the "
+                f"model has {self.attention}"
             )
         positions = self.counted(tokens, padding)
         hidden = self(

@@ -61,7 +61,10 @@ def test_begun_as_an_autoregressive_model(
         ([], ["does not say mask_token_id", "published.autoregressive=true"]),
         ([BEGIN, "training.attention_annealing=5"], ["attention_annealing=5", "trainer.max_steps=4"]),
         ([BEGIN, "masking@training.masking=blockwise"], ["block_size"]),
-        ([BEGIN, *BLOCKS, "masking@training.masking=blockwise", "training.masking.block_size=8"], ["blocks of 8"]),
+        (
+            [BEGIN, *BLOCKS, "masking@training.masking=blockwise", "training.masking.block_size=8"],
+            ["blocks of 8", "BlockCausal"],
+        ),
     ],
 )
 def test_what_does_not_go_together(tune: Tune, autoregressive: Path, arguments: list[str], words: list[str]):

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from mdm_lightning.commands.evaluate import build_evaluations
 from mdm_lightning.commands.sweep.cell import ignored_options
 from mdm_lightning.denoiser.attention import AttentionPattern
+from mdm_lightning.diffusion.blockwise import Blockwise
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking
 from mdm_lightning.diffusion.schedule import MaskSchedule, PolynomialSchedule
 from mdm_lightning.evaluation.description import configuration
@@ -94,8 +95,9 @@ def test_schedules_in_both_seats(name):
 @pytest.mark.parametrize("name", [name for name in choices("masking") if name != "next_token"])
 @pytest.mark.parametrize("times", choices("timesteps"))
 def test_forward_processes(name, times):
-    config = configure(f"masking@training.masking={name}", f"timesteps@training.times={times}")
-    assert isinstance(instantiate(config.training.masking), IndependentMasking | CountMasking)
+    blocks = ["attention@model.attention=block_causal"] if name == "blockwise" else []
+    config = configure(f"masking@training.masking={name}", f"timesteps@training.times={times}", *blocks)
+    assert isinstance(instantiate(config.training.masking), IndependentMasking | CountMasking | Blockwise)
 
 
 @pytest.mark.parametrize("name", choices("lr_schedule"))
@@ -223,7 +225,8 @@ def test_what_is_evaluated_by_default(command, expected):
 @MEASURING
 @pytest.mark.parametrize("name", [name for name in choices("estimator") if name != "policy"])
 def test_estimators(command, name):
-    config = configure("evaluation=likelihood", f"estimator={name}", "sampler.steps=5", name=command)
+    blocks = ["estimator.block_size=4"] if name == "blockwise" else []
+    config = configure("evaluation=likelihood", f"estimator={name}", "sampler.steps=5", *blocks, name=command)
     masking = instantiate(config.evaluation.likelihood).estimator
     everything = torch.ones(4, 6, dtype=torch.bool)
     batch = masking(torch.zeros(4, 6, dtype=torch.int64), everything, 9, torch.Generator().manual_seed(0))

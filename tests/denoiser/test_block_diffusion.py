@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mdm_lightning.denoiser.attention import BlockCausal, Causal, Full
+from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.diffusion.blockwise import Blockwise
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking, seeded_generator
 from mdm_lightning.diffusion.objective import nelbo
@@ -108,3 +109,13 @@ def test_gradients_are_those_of_one_block_after_the_other():
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     for a, b in zip(*gradients, strict=True):
         close(a, b, tolerance=1e-5)
+
+
+def test_a_model_that_is_told_the_time_is_refused():
+    """There is one time for the sequence, and every block has its own."""
+    model = build(
+        lambda attention: DiT(13, LENGTH, hidden_size=16, depth=1, heads=2, cond_dim=8, time_conditioning=True)
+    )
+    batch, _ = corrupted(PROCESSES[0], 4, model.mask_id)
+    with pytest.raises(UserError, match="time_conditioning"):
+        nelbo(model, batch)
