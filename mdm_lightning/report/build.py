@@ -16,17 +16,16 @@ from mdm_lightning.report.figures import section_figures
 from mdm_lightning.report.markup import escape_latex, latex, markdown
 from mdm_lightning.report.notation import conditions, words
 from mdm_lightning.report.page import Section, page
-from mdm_lightning.report.prediction import prediction
+from mdm_lightning.report.prediction import predictions
+from mdm_lightning.report.prediction_tables import agreement_table, prediction_table
+from mdm_lightning.report.race_tables import race_table
 from mdm_lightning.report.records import Sweep
 from mdm_lightning.report.tables import (
     Table,
-    agreement_table,
     comparison_table,
     cost_table,
     difference_table,
     overview_table,
-    prediction_table,
-    race_table,
     results_csv,
     score_table,
 )
@@ -80,7 +79,9 @@ def build_report(folder: Path, show: Show = _nowhere) -> Path:
 def _section(part: Sequence[Column], show: Show) -> Section:
     latest_first = stages(part)[::-1]
     # The grid has the most schedules to rank.
-    predictions = [found for column in latest_first[-1] if (found := prediction(column)) is not None]
+    predicted = [found for column in latest_first[-1] if (found := predictions(column))]
+    beside = [found for found in (own[0] for own in predicted) if found.predictor == predicted[0][0].predictor]
+    every = [prediction for found in predicted for prediction in found]
     compared = [table for stage in latest_first if (table := difference_table(stage)) is not None]
     title, figures = conditions(part[0].others), section_figures(part)
     pictures = _pictures(figures)  # first: whoever is shown a figure may change it
@@ -93,8 +94,8 @@ def _section(part: Sequence[Column], show: Show) -> Section:
         races=[table for stage in latest_first if (table := race_table(stage)) is not None],
         costs=[table for stage in latest_first if (table := cost_table(stage)) is not None],
         details=[*compared, *(comparison_table(column) for stage in latest_first for column in stage)],
-        prediction=[prediction_table(predictions), agreement_table(predictions)] if predictions else [],
-        covered=all(found.covered for found in predictions),
+        prediction=[prediction_table(beside), agreement_table(every)] if every else [],
+        notes=list(dict.fromkeys(found.note for found in every if found.note)),
         pictures=pictures,
     )
 

@@ -103,6 +103,7 @@ class Column:
         reference: the entry that the others are compared with: the linear schedule, Beta(0.5, 0.5) which equals it, or
             the best hand-made schedule; None without any.
         race: how the race of these cells ended, if they are one's and it has.
+        unmeasured: cells of the same kind that a prediction has ruled out.
     """
 
     objective: Objective
@@ -113,6 +114,7 @@ class Column:
     entries: Sequence[Entry]
     reference: Entry | None
     race: RaceRecord | None = None
+    unmeasured: Sequence[Cell] = ()
 
     @property
     def standing(self) -> Sequence[Entry]:
@@ -171,10 +173,18 @@ def columns(sweep: Sweep, objective: Objective) -> list[Column]:
             grouped.setdefault(key, []).append(Entry(cell, row))
     order = sorted(grouped, key=lambda key: (key[0], key[1], key[2] is None, key[2] or 0, key[3]))
     races = {race.column: race for race in sweep.races}
-    bare = [
-        Column(objective, *key, grouped[key], _reference(grouped[key], objective), races.get((key[0], *key[2:])))
-        for key in order
-    ]
+    left_out: dict[object, list[Cell]] = {}
+    for cell in sweep.unmeasured:
+        left_out.setdefault(((*task, *cell.others), cell.steps, cell.bound), []).append(cell)
+
+    def column(others: Others, stage: Stage, steps: int | None, bound: bool) -> Column:
+        entries, kind = grouped[others, stage, steps, bound], (others, steps, bound)
+        unmeasured = left_out.get(kind, ()) if stage != "refined" else ()
+        return Column(
+            objective, others, stage, steps, bound, entries, _reference(entries, objective), races.get(kind), unmeasured
+        )
+
+    bare = [column(*key) for key in order]
     # In a race who is compared on how much depends on the scores: tests would not mean what they say.
     pairs = [(entry, column.reference) for column in bare if column.stage != "race" for entry in column.entries]
     compared = iter(differences([(a, b) for a, b in pairs if b is not None and a is not b]))

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mdm_lightning.report.html import render
-from mdm_lightning.report.prediction import UNCOVERED
 from mdm_lightning.report.records import Sweep
 from mdm_lightning.report.tables import Table
 from mdm_lightning.report.verdict import Verdict
@@ -35,8 +34,8 @@ class Section:
         races: how the races of the cells ended, if they raced.
         costs: forward passes, where they are not what the step budgets say.
         details: other tables, folded away.
-        prediction: the tables of the predicted gaps, or none.
-        covered: the theorem behind the predictions covers the sampler.
+        prediction: the tables of the predictions, or none.
+        notes: what the predictions are worth.
         pictures: figures by name, as PNG.
     """
 
@@ -47,7 +46,7 @@ class Section:
     costs: Sequence[Table]
     details: Sequence[Table]
     prediction: Sequence[Table]
-    covered: bool
+    notes: Sequence[str]
     pictures: Mapping[str, bytes]
 
     @property
@@ -71,7 +70,6 @@ def page(sweep: Sweep, title: str, sections: Sequence[Section], overviews: Seque
         progress=_progress(sweep),
         overviews=overviews,
         sections=sections,
-        uncovered=UNCOVERED,
         unusable=sweep.unusable(),
         settings=_settings(sweep),
         methods=_methods(sections),
@@ -85,6 +83,8 @@ def _methods(sections: Sequence[Section]) -> list[str]:
 
 def _progress(sweep: Sweep) -> str:
     failed = f", {len(sweep.failed)} failed" if sweep.failed else ""
+    if sweep.unmeasured:
+        failed += f", {len(sweep.unmeasured)} not measured because of their predictions"
     seconds = sum(cell.seconds for cell in sweep.cells)
     return f"{len(sweep.finished)} cells finished{failed}; {seconds:,.0f} s of measuring."
 

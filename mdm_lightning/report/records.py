@@ -18,7 +18,11 @@ from mdm_lightning.report.race import RaceRecord, joined, read_races
 SWEEP = "sweep.json"
 CELLS = "cells"
 NFE = "forward_passes"  # the metric that counts the denoiser's passes per sequence
-PREDICTED = "predicted_gap"  # the metric that is known before anything is generated, nats per token
+# Metrics that are known before anything is generated, in nats: the less the better.
+PREDICTED_GAP = "predicted_gap"  # of the loss profile, per token
+PREDICTED_COST = "predicted_cost"  # of another profile
+PREDICTIONS = (PREDICTED_GAP, PREDICTED_COST)
+PREDICTOR = "predictor"  # the setting that names the profile
 
 ANY = "any"  # in the place of a schedule that the sampler does not look at
 
@@ -101,6 +105,11 @@ class Cell:
         """The axes other than the schedule and the step budget, sorted: cells are compared where these agree."""
         named = ((key, value) for key, value in self.axes.items() if not _is_schedule_or_steps(key))
         return tuple(sorted(named))
+
+    @property
+    def kind(self) -> Hashable:
+        """What the cells of all stages and rounds that measure the same have in common."""
+        return self.others, self.steps, self.bound, self.label
 
     def row(self, metric: str, task: str | None = None) -> Row | None:
         """The first row of a metric, of a task if one is given (rows of no task are every task's); None if it was not
@@ -191,6 +200,15 @@ class Sweep:
     def failed(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.status == "failed"]
 
+    @property
+    def unmeasured(self) -> list[Cell]:
+        """The cells that a prediction has ruled out, and that nobody has measured since."""
+        known = {
+            (cell.others, cell.steps, cell.bound, cell.label) for cell in self.cells if cell.rows and cell.finished
+        }
+        found = [cell for cell in self.cells if cell.status == "not measured"]
+        return [cell for cell in found if (cell.others, cell.steps, cell.bound, cell.label) not in known]
+
     def unusable(self) -> list[tuple[Cell, str]]:
         """The cells that have no place in the tables, and why."""
         unusable, objectives = [(cell, cell.error or "") for cell in self.failed], self.objectives()
@@ -227,7 +245,7 @@ def _one_per_runner(cells: Sequence[Cell]) -> list[Cell]:
     raced: dict[Hashable, list[Cell]] = {}
     for cell in cells:
         if cell.stage == "race" and cell.finished:
-            raced.setdefault((cell.others, cell.steps, cell.bound, cell.label), []).append(cell)
+            raced.setdefault(cell.kind, []).append(cell)
         else:
             joint.append(cell)
     for rounds in raced.values():
@@ -251,7 +269,7 @@ def judging_rows(rows: Sequence[Row], metric: str | None) -> list[Row]:
 
 def _judges(row: Row) -> bool:
     """A metric that says which way is better, and was measured; of a group of tasks, not of each of its parts."""
-    return row.better is not None and row.metric != PREDICTED and not row.part
+    return row.better is not None and row.metric not in PREDICTIONS and not row.part
 
 
 def cell_path(folder: Path, identity: str) -> Path:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,15 +12,12 @@ from mdm_lightning.report.notation import (
     decimals,
     errors_in_words,
     interval,
-    number,
     p_value,
     score,
     stage,
     words,
 )
-from mdm_lightning.report.prediction import Prediction, predicted_gap
-from mdm_lightning.report.race import RaceRecord
-from mdm_lightning.report.records import NFE, Cell, Sweep, in_order
+from mdm_lightning.report.records import NFE, PREDICTOR, Cell, Sweep, in_order
 
 MISSING = "—"
 
@@ -73,39 +69,6 @@ def score_table(columns: Sequence[Column]) -> Table:
         return Item(text, entry.label in column.near_best, entry not in column.standing)
 
     return _by_schedule(title, caption, columns, item)
-
-
-def race_table(columns: Sequence[Column]) -> Table | None:
-    """How the races ended and what they saved; None if none has."""
-    raced = [(column, column.race) for column in columns if column.stage == "race" and column.race is not None]
-    if not raced:
-        return None
-    caption = (
-        "Races: after the first instances, and whenever their number has doubled, schedules that are significantly "
-        "behind the leader leave (paired permutation tests, Bonferroni's correction: the best of a budget leaves with "
-        f"probability at most {raced[0][1].level:g}). Cost of the race against that of all its schedules on all "
-        "instances, without the confirmation of the winner on fresh ones"
-    )
-    header = ["budget", "led at the end", "left the race", "instances", "forward passes", "saved"]
-    return Table("Races", caption, header, [[*map(Item, _race_row(*one))] for one in raced])
-
-
-def _race_row(column: Column, race: RaceRecord) -> list[str]:
-    measured, every = sum(entry.row.n for entry in column.entries), race.instances * len(column.entries)
-    passes = [(per, entry.row.n) for entry in column.entries if (per := column.passes(entry)) is not None]
-    spent, whole = sum(per * n for per, n in passes), sum(per * race.instances for per, _ in passes)
-    cost = f"{spent:,.0f} of {whole:,.0f}" if whole else MISSING
-    return [
-        column.budget, race.winner, _departures(column, race), f"{measured:,} of {every:,}", cost,
-        f"{1 - measured / every:.0%}",
-    ]  # fmt: skip
-
-
-def _departures(column: Column, race: RaceRecord) -> str:
-    """``12 after 25, 3 after 50; 2 stayed``."""
-    numbers = Counter(race.left[entry.label] for entry in column.entries if entry.label in race.left)
-    left = ", ".join(f"{count} after {n}" for n, count in sorted(numbers.items())) or "none"
-    return f"{left}; {len(column.entries) - numbers.total()} stayed"
 
 
 def overview_table(parts: Sequence[Sequence[Column]]) -> Table | None:
@@ -181,55 +144,6 @@ def difference_table(columns: Sequence[Column]) -> Table | None:
     return _by_schedule(title, caption, compared, item)
 
 
-def prediction_table(predictions: Sequence[Prediction]) -> Table:
-    """Predicted gaps beside the measured scores; bold: the smallest gap, and scores within one error of the best."""
-    measured = [prediction.column for prediction in predictions]
-    digits = decimals(measured)
-    metric = words(measured[0].objective.name)
-    header = ["schedule"]
-    for column in measured:
-        header += [f"{column.budget}: predicted gap", metric]
-    rows = []
-    for cell in _schedules(measured):
-        row = [Item(cell.label)]
-        for prediction in predictions:
-            entry = prediction.column.entry(cell.label)
-            row += [Item(MISSING), Item(MISSING)] if entry is None else _predicted(prediction, entry, digits)
-        rows.append(row)
-    caption = f"Predicted gap (nats per token, smaller is better) and measured {metric}, {stage(measured)}"
-    return Table("Predicted and measured", caption, header, rows)
-
-
-def agreement_table(predictions: Sequence[Prediction]) -> Table:
-    """How well the predictions rank, and what following them costs."""
-    digits = decimals(prediction.column for prediction in predictions)
-    exact = all(prediction.column.exact for prediction in predictions)
-    rows = []
-    for prediction in predictions:
-        correlation, regret = prediction.correlation, prediction.regret
-        rows.append(
-            [
-                Item(prediction.column.budget),
-                Item(MISSING if correlation is None else number(correlation, 2)),
-                Item(prediction.chosen.label),
-                Item(prediction.best.label),
-                Item(MISSING if regret is None else interval(regret, digits)),
-            ]
-        )
-    header = [
-        "budget",
-        "Spearman's rank correlation",
-        "smallest predicted gap",
-        "best measured",
-        "regret" if exact else "regret (95 % interval)",
-    ]
-    metric = words(predictions[0].column.objective.name)
-    caption = f"Regret: {metric} lost by taking the schedule with the smallest predicted gap"
-    if not exact:
-        caption += "; the measured best is chosen on the same instances, which exaggerates it"
-    return Table("Prediction against measurement", caption, header, rows)
-
-
 def comparison_table(column: Column) -> Table:
     """A column in full, best first: score, difference, p-values."""
     digits, sign = decimals([column]), column.objective.sign
@@ -260,7 +174,7 @@ def comparison_table(column: Column) -> Table:
 def results_csv(sweep: Sweep) -> str:
     """One line per cell and metric; a failed cell has one line, with its error."""
     first = ["stage", "alpha", "beta", "schedule", "sampler", "steps", "nfe", "task", "metric", "value", "stderr", "n"]
-    first += ["exact"]
+    first += ["exact", "predictor"]
     last = ["seconds", "status", "error"]
     axes = sorted({axis for cell in sweep.cells for axis, _ in cell.others} - {*first, *last})
     text = io.StringIO()
@@ -276,6 +190,7 @@ def results_csv(sweep: Sweep) -> str:
         for row in rows:
             names = ("task", "metric", "value", "stderr", "n", "exact")
             measured = {} if row is None else {name: getattr(row, name) for name in names}
+            measured |= {} if row is None else {"predictor": row.settings.get(PREDICTOR, "")}
             passes = cell.row(NFE, None if row is None else row.task)
             writer.writerow({**known, "nfe": None if passes is None else passes.value, **measured})
     return text.getvalue()
@@ -294,12 +209,3 @@ def _schedules(columns: Sequence[Column]) -> list[Cell]:
     """One cell of each schedule, hand-made schedules first."""
     cells = sorted((entry.cell for column in columns for entry in column.entries), key=in_order)
     return list({cell.label: cell for cell in cells}.values())
-
-
-def _predicted(prediction: Prediction, entry: Entry, digits: int) -> list[Item]:
-    gap = predicted_gap(entry)
-    text = f"{gap:#.4g}" if entry.label in prediction.gaps else MISSING
-    return [
-        Item(text, entry.label == prediction.chosen.label),
-        Item(score(entry, digits), entry.label in prediction.column.near_best),
-    ]

@@ -5,7 +5,7 @@ that a verdict names a falsely better schedule with probability at most 5 %. The
 budget is a decision of its own, taken by whoever has that budget.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from mdm_lightning.evaluation.statistics import detectable_difference, instances_needed
@@ -47,6 +47,14 @@ def verdict(column: Column) -> Verdict:
     The schedule to use is the best of those that are distinguishably better than the reference; without any, the
     reference.
     """
+    found, ruled_out = _verdict(column), len(column.unmeasured)
+    if not ruled_out:
+        return found
+    words = f"{ruled_out} schedule{' was' if ruled_out == 1 else 's were'} not measured, being predicted to be worse."
+    return replace(found, evidence=f"{found.evidence} {words}")
+
+
+def _verdict(column: Column) -> Verdict:
     reference, sign = column.reference, column.objective.sign
     if reference is None:
         return _without_reference(column)

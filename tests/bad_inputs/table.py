@@ -272,6 +272,10 @@ sweep.race=perhaps | sweep.race must be true or false
 sweep.race=true sweep.refine=3 | sweep.refine must be 0 where sweep.race=true confirms its winner itself
 sweep.race=true sweep.limit=10 | sweep.limit must be at least sweep.race_first where sweep.race=true
 sweep.race=true sweep.full=1 | sweep.full must be at least 2 where sweep.race=true
+sweep.prune=everything | sweep.prune must be
+sweep.prune=predicted sweep.profile=null | sweep.prune must be null where sweep.profile=null
+sweep.prune=predicted hydra.job.chdir=true | sweep.prune=predicted decides itself which cells come next
+sweep.keep=0 | sweep.keep must be at least 1
 sweep.race_first=1 | sweep.race_first must be at least 2
 sweep.race_level=1 | sweep.race_level must be between 0 and 1
 sweep.race=true hydra.job.chdir=true | sweep.race=true decides itself which cells come next

@@ -1,6 +1,7 @@
 """`python sweep.py sweep.race=true`: schedules that are significantly behind are not measured on all instances."""
 
 import json
+import math
 import shutil
 import signal
 from pathlib import Path
@@ -8,12 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mdm_lightning.commands.sweep.candidates import Candidate, by_column
+from mdm_lightning.commands.sweep.race import ColumnRace
+from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.advice.race import Race
+from mdm_lightning.evaluation.base import Row
 from mdm_lightning.evaluation.statistics import sign_flip_test
 from mdm_lightning.report.race import RaceRecord, read_races
 from mdm_lightning.report.records import Cell, Sweep
 from tests.commands.conftest import Measuring, incident
 from tests.commands.test_evaluate import rows_of
 from tests.commands.test_sweep import TWO, numbers, written
+from tests.report.synthetic_sweep import make_cell
 
 # Rounds end after 10 and 20 of the 40 problems; by likelihood, schedules differ even for a weak model.
 RACE = (
@@ -180,15 +187,51 @@ def test_two_ranks_race_as_one(sweep, task_model, raced, tmp_path):
     }
 
 
-def test_what_cannot_race(race):
-    for arguments, words in (
-        (["schedule.alpha=0.9", "schedule.beta=0.9", "sweep.baselines=[]"], "one schedule per step budget here"),
-        (["sweep.metric=policy_perplexity"], "needs a score for every instance, which policy_perplexity does not have"),
-        (
-            ["evaluation.likelihood.sequences=7", "sweep.dir=another"],
-            "7 instances were measured where 10 were asked for",
-        ),
-    ):
-        outcome = race(*arguments)
-        assert outcome.status == 1
-        assert words in outcome.error
+def test_a_column_of_one_has_nothing_to_race_with(race):
+    outcome = race("schedule.alpha=0.9", "schedule.beta=0.9", "sweep.baselines=[]")
+    assert outcome.status == 1
+    assert "one schedule per step budget here" in outcome.error
+
+
+def column(*schedules) -> list[Candidate]:
+    """As cells of a grid, which are not measured."""
+    (found,) = by_column(Candidate([str(schedule)], make_cell(schedule, 8)) for schedule in schedules)
+    return found
+
+
+def test_candidates_are_different_cells_and_the_linear_one_comes_first():
+    found = column((0.9, 0.3), "sine", (0.5, 0.5), "linear", "sine")
+    assert [one.cell.label for one in found] == ["linear", "Beta(0.5, 0.5)", "sine", "Beta(0.9, 0.3)"]
+    both = by_column(Candidate([], make_cell("linear", steps)) for steps in (8, 16, 8))
+    assert [[one.cell.steps for one in own] for own in both] == [[8], [16]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [(None, "needs a score for every instance, which nats does not have"), ([1.0] * 4 + [math.inf], "finite scores"),
+     ([1.0] * 4, "4 instances were measured where 5 were asked for")],
+)  # fmt: skip
+def test_scores_that_cannot_race(scores, words):
+    rules = Race(instances=20, first=5, confirm=10)
+    measure = ColumnRace(rules, 0, 30, lambda overrides: Row("nats", 1.0, None, 5, {}, "lower", scores))
+    with pytest.raises(UserError, match=words):
+        measure(column("linear", (0.9, 0.3)))
+
+
+def test_a_race_sees_each_instance_once():
+    """Lower is better here; the options say which instances, and which stage they are for."""
+    seen: dict[str, list[str]] = {}
+
+    def measure(overrides: list[str]) -> Row:
+        name, *where = overrides
+        seen.setdefault(name, []).append(" ".join(where))
+        size = int(where[-1].partition("=")[2])
+        level = 1.0 if name == "linear" else 0.5
+        return Row("nats", level, None, size, {}, "lower", (level + np.arange(size) % 3 / 10).tolist())
+
+    race = ColumnRace(Race(instances=40, first=20, confirm=10), 100, 1000, measure)(column("linear", (0.9, 0.3)))
+    assert race is not None
+    assert (race.winner, dict(race.left), race.instances) == ("Beta(0.9, 0.3)", {"linear": 20}, 40)
+    rounds = ["sweep.stage=race evaluation.first=100 evaluation.sequences=20"]
+    assert seen["linear"] == [*rounds, "sweep.stage=refined evaluation.first=140 evaluation.sequences=10"]
+    assert seen["(0.9, 0.3)"] == seen["linear"]

@@ -9,8 +9,8 @@ from mdm_lightning.evaluation.base import Row
 from mdm_lightning.report.build import build_report
 from mdm_lightning.report.columns import Column, columns
 from mdm_lightning.report.race import RaceRecord, joined, read_races
+from mdm_lightning.report.race_tables import race_table
 from mdm_lightning.report.records import Cell, Sweep
-from mdm_lightning.report.tables import race_table
 from mdm_lightning.report.verdict import verdict
 from tests.report.synthetic_sweep import make_cell, write_sweep
 

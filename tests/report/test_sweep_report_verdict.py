@@ -10,7 +10,7 @@ import pytest
 from mdm_lightning.evaluation.base import Row
 from mdm_lightning.evaluation.statistics import bootstrap_interval, holm, sign_flip_test
 from mdm_lightning.report.columns import Column, columns, preferred
-from mdm_lightning.report.prediction import prediction
+from mdm_lightning.report.prediction import predictions
 from mdm_lightning.report.records import ANY, Cell, Objective, Sweep
 from mdm_lightning.report.verdict import Verdict, verdict
 from tests.report.synthetic_sweep import failed_cell, make_cell, make_sweep
@@ -199,13 +199,12 @@ def test_predictions_that_rank_like_the_measurement():
         make_cell((0.5, 0.9), 16, lift=-1.0),
     ]
     (column,) = table(cells)
-    found = prediction(column)
-    assert found is not None
+    (found,) = predictions(column)
     assert found.correlation == pytest.approx(1)
     assert found.chosen is found.best
     assert found.regret is not None
     assert found.regret.value == 0
-    assert found.covered
+    assert not found.note
 
 
 def test_regret_is_the_paired_loss_of_following_the_prediction():
@@ -218,18 +217,40 @@ def test_regret_is_the_paired_loss_of_following_the_prediction():
             (row,) = scored(cell, sign * (hardness + 0.5 * number), better).rows
             cells.append(replace(cell, rows=[row, Row("predicted_gap", float(number), None, 1, {})]))
         (column,) = table(cells)
-        found = prediction(column)
-        assert found is not None
+        (found,) = predictions(column)
         assert found.correlation == pytest.approx(-1)
         assert found.chosen.label == "linear"
         assert found.regret is not None
         assert found.regret.value == pytest.approx(1)
-        assert not found.covered  # nothing says that the order is random
+        assert "the theorem does not cover" in found.note  # nothing says that the order is random
+
+
+def test_every_profile_is_judged_and_the_one_of_the_same_kind_comes_first():
+    """Two profiles, of which one ranks right; a cell that was not measured is in neither judgement."""
+    cells = []
+    for number, cell in enumerate([make_cell("linear", 8), make_cell((0.9, 0.3), 8), make_cell((0.3, 0.3), 8)]):
+        (row,) = scored(cell, np.arange(20) + float(number), "higher").rows
+        costs = {"path, likelihood": float(number), "path, solved": -float(number)}
+        rows = [Row("predicted_cost", cost, None, 7, {"predictor": n, "passes": 99}) for n, cost in costs.items()]
+        cells.append(replace(cell, rows=[row, *rows]))
+    left_out = replace(cells[0], id="x", schedule="cosine", status="not measured", rows=cells[0].rows[1:])
+    (column,) = table([*cells, left_out])
+    solved, likelihood = predictions(column)
+    assert (solved.predictor, solved.correlation, solved.regret.value if solved.regret else None) == (
+        "path, solved", pytest.approx(1), 0,
+    )  # fmt: skip
+    assert (likelihood.predictor, likelihood.correlation) == ("path, likelihood", pytest.approx(-1))
+    assert (solved.passes, solved.sequences) == (99, 7)
+    assert solved.values["cosine"] == 0
+    assert {cell.label for cell in column.unmeasured} == {"cosine"}
+    assert "1 schedule was not measured" in verdict(column).evidence
+    remeasured = replace(cells[0], id="y", schedule="cosine")
+    assert not table([*cells, left_out, remeasured])[0].unmeasured
 
 
 def test_no_predictions_no_table():
     (column,) = table([scored(make_cell("linear", 8), [0.0, 1.0])])
-    assert prediction(column) is None
+    assert not predictions(column)
 
 
 def exact(cell: Cell, value: float) -> Cell:

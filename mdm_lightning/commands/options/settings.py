@@ -6,7 +6,7 @@ Everything else in a configuration is an argument of something that is built, an
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mdm_lightning.arguments import check, check_numbers, finite
 from mdm_lightning.checkpoint.find import refuse_missing_checkpoint
@@ -134,13 +134,17 @@ class Sweeping:
     race: bool
     race_first: int
     race_level: float
+    prune: Literal["predicted"] | None
+    keep: int
     metric: str | None
     profile: Component | None
+    paths: Component
     stage: str
 
     def __post_init__(self) -> None:
-        check_numbers(self, limit=1, refine=0, full=1, race_first=2)
+        check_numbers(self, limit=1, refine=0, full=1, race_first=2, keep=1)
         check(self, "race_level", finite(self.race_level) and 0 < self.race_level < 1, "between 0 and 1")
+        check(self, "prune", self.prune is None or self.profile is not None, "null where sweep.profile=null")
         if self.race:
             check(self, "refine", self.refine == 0, "0 where sweep.race=true confirms its winner itself")
             check(self, "limit", self.limit >= self.race_first, "at least sweep.race_first where sweep.race=true")

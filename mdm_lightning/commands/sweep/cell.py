@@ -16,15 +16,13 @@ from mdm_lightning.commands.command import explain
 from mdm_lightning.commands.devices import precision_context
 from mdm_lightning.commands.evaluate import build_evaluations, run_evaluations
 from mdm_lightning.commands.options.command_line import line, parse
+from mdm_lightning.commands.sweep.predictions import predict
 from mdm_lightning.commands.sweep.progress import SweepProgress
 from mdm_lightning.data.source import digest
 from mdm_lightning.diffusion.schedule import LinearSchedule
-from mdm_lightning.evaluation.advice.predicted import gap_row, predictable, predicted_gap
 from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
-from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.report.records import ANY, Cell, cell_path, judging_rows
 from mdm_lightning.sampling.count import AdaptiveCount, RevealCount
-from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.training.dashboards import TensorBoard
 
 log = logging.getLogger(__name__)
@@ -178,9 +176,8 @@ def _evaluate(config: DictConfig, subject: Subject) -> tuple[list[Row], str | No
     rows: list[Row] = []
     try:
         with subject.processes.together(explain), precision_context(config.trainer, subject.device):
-            sampler = instantiate(config.sampler)
             run_evaluations(build_evaluations(config.evaluation), subject, lambda name, row: rows.append(row))
-            rows += _prediction(config.sweep.profile, sampler, subject)
+            rows += predict(config, subject)
     except NotApplicable:
         raise
     except Exception as error:  # whatever it is, it must not take the other cells down
@@ -188,21 +185,6 @@ def _evaluate(config: DictConfig, subject: Subject) -> tuple[list[Row], str | No
             log.exception("cell failed")
         return [], explain(error)
     return rows, None
-
-
-def _prediction(profile: DictConfig | None, sampler: Sampler, subject: Subject) -> list[Row]:
-    """The predicted gap of the cell's sampler, from a loss profile that is measured once for the whole sweep."""
-    if profile is None or not predictable(sampler):
-        return []
-    first, subject.first = subject.first, 0
-    try:
-        measured, sequences = subject.once("loss profile", lambda: instantiate(profile).measure(subject))
-    except NotApplicable:  # without data, or for prompts with responses, there is no prediction
-        return []
-    finally:
-        subject.first = first
-    gap = predicted_gap(measured, sampler, sampler.steps)
-    return [] if gap is None else [gap_row(gap, measured.length, sequences, describe_sampler(sampler))]
 
 
 def _log(config: DictConfig, cell: Cell) -> None:

@@ -4,39 +4,22 @@ Nothing is kept of a race while it runs but the files of its cells, one per sche
 run it again: the rules are a function of the scores, and rounds that are finished are not measured twice.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
+from mdm_lightning.commands.sweep.candidates import Candidate
 from mdm_lightning.commands.sweep.plan import Overrides
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import Row
 from mdm_lightning.report.race import RaceRecord
-from mdm_lightning.report.records import Cell, stands_for_linear
-
-
-class Candidate(NamedTuple):
-    """A cell of the grid that has not been measured, and the options that make it."""
-
-    overrides: Overrides
-    cell: Cell
 
 
 class _CellFailed(Exception):
     """A candidate cannot be measured, and so its race cannot go on."""
-
-
-def by_column(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
-    """The different cells of each column, the one that others are compared with first."""
-    columns: dict[object, dict[str, Candidate]] = {}
-    for candidate in candidates:
-        cell = candidate.cell
-        columns.setdefault((cell.others, cell.steps, cell.bound), {}).setdefault(cell.id, candidate)
-    return [sorted(column.values(), key=lambda one: stands_for_linear(one.cell)) for column in columns.values()]
 
 
 @dataclass(frozen=True)

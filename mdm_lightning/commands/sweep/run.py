@@ -2,9 +2,9 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,30 +16,21 @@ from mdm_lightning.commands.command import explain
 from mdm_lightning.commands.evaluate import build_evaluations
 from mdm_lightning.commands.options.command_line import Flags, line, parse
 from mdm_lightning.commands.subject import load_subject
+from mdm_lightning.commands.sweep.candidates import Candidate, by_column, rule_out
 from mdm_lightning.commands.sweep.cell import Combination, axes, plan_cell, run_cell
 from mdm_lightning.commands.sweep.compositions import Compositions
 from mdm_lightning.commands.sweep.jobs import in_this_process, job_elsewhere, job_here, left_to_hydra, run_multirun
 from mdm_lightning.commands.sweep.plan import Overrides, SweepPlan, combinations
+from mdm_lightning.commands.sweep.predictions import own_instances, predict
 from mdm_lightning.commands.sweep.progress import SweepProgress
-from mdm_lightning.commands.sweep.race import Candidate, ColumnRace, by_column
+from mdm_lightning.commands.sweep.race import ColumnRace
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import Evaluation, Judges, NotApplicable, Prepares, Row, Subject
 from mdm_lightning.evaluation.generation.task import TaskAccuracy
 from mdm_lightning.evaluation.likelihood.corpus import Likelihood
 from mdm_lightning.evaluation.processes import Processes
-from mdm_lightning.report.records import Sweep, judging_rows
-
-
-def run_sweep(subject: Subject, cells: Iterable[Combination], progress: SweepProgress | None = None) -> None:
-    """Evaluates a model under one combination of options after the other.
-
-    Raises:
-        NotApplicable: as ``run_cell``.
-    """
-    for combination in cells:
-        HydraConfig.instance().set_config(combination.config)  # what ${hydra:...} refers to
-        run_cell(combination, subject, progress)
+from mdm_lightning.report.records import Sweep, cell_path, judging_rows
 
 
 @dataclass
@@ -77,12 +68,12 @@ class SweepRun:
         here = in_this_process(self.config.hydra)
         if here and not any(axis.key_or_group.startswith(("evaluation", "scorer")) for axis in self.plan.axes):
             self._prepare()
-        grid = self.plan.grid()
+        grid, settings = self.plan.grid(), self.config.sweep
+        chosen = settings.race or settings.prune  # cells one by one: nobody knows beforehand how many
         shown = self.processes.first and here and self.config.trainer.enable_progress_bar
-        races = self.config.sweep.race  # which nobody knows the length of
-        with closing(SweepProgress(None if races else self.plan.cells(grid), hidden=not shown)) as progress:
-            if races:
-                self._race(grid, progress)
+        with closing(SweepProgress(None if chosen else self.plan.cells(grid), hidden=not shown)) as progress:
+            if chosen:
+                self._columns(grid, progress)
             else:
                 self._run(grid, progress)
             if self.config.sweep.refine:
@@ -103,14 +94,11 @@ class SweepRun:
             shared = [line(override) for override in parse(multirun) if not override.is_sweep_override()]
             hydra = self.compositions(shared).hydra
             if not left_to_hydra(hydra):
-                run_sweep(self.subject, self._cells(multirun), progress)
+                for number, overrides in enumerate(combinations(multirun)):
+                    run_cell(self._combination(overrides, number), self.subject, progress)
                 continue
             job = job_here(self.subject, progress) if in_this_process(hydra) else job_elsewhere
             run_multirun([*multirun, self.plan.exclude_keys()], job, self.flags)
-
-    def _cells(self, multirun: Overrides) -> Iterator[Combination]:
-        """The cells of a multirun, composed one at a time."""
-        return (self._combination(overrides, number) for number, overrides in enumerate(combinations(multirun)))
 
     def _combination(self, overrides: Overrides, number: int = 0) -> Combination:
         """A cell, composed, with what Hydra's jobs know of themselves."""
@@ -121,35 +109,46 @@ class SweepRun:
         job.num, job.id = number, str(number)
         job.override_dirname = ",".join(f"{key}={value}" for key, value in sorted(named.items()))
         config.hydra.runtime.output_dir = str(Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir)
+        HydraConfig.instance().set_config(config)  # what ${hydra:...} refers to, until the next one
         return Combination(config, dict(config.hydra.runtime.choices), varied)
 
-    def _race(self, grid: Iterable[Overrides], progress: SweepProgress) -> None:
-        """Has the cells of each column of the grid race. A cell that has a column to itself is measured as ever.
+    def _columns(self, grid: Iterable[Overrides], progress: SweepProgress) -> None:
+        """Runs the grid column by column: without what predictions rule out, or as races.
 
         Raises:
-            UserError: there are no two cells in a column, or their evaluation cannot be raced.
+            UserError: there is nothing to predict or to race with, or the evaluation cannot be raced.
         """
-        columns = by_column(
-            Candidate(overrides, plan_cell(self._combination(overrides))[0])
-            for multirun in grid
-            for overrides in combinations(multirun)
-        )
-        if all(len(column) == 1 for column in columns):
+        settings, folder = self.plan.settings, Path(self.plan.settings.dir)
+        with self.processes.together(explain):
+            columns = by_column(self._candidate(cell) for multirun in grid for cell in combinations(multirun))
+        if settings.prune is not None:
+            left_out = rule_out(columns, settings.keep)
+            for candidate in left_out if self.processes.first else ():
+                if not cell_path(folder, candidate.cell.id).exists():
+                    candidate.cell.write(folder)
+            columns = [[candidate for candidate in column if candidate not in left_out] for column in columns]
+        if settings.race and all(len(column) == 1 for column in columns):
             raise UserError("sweep.race=true: there is one schedule per step budget here, and nothing to race with")
-        settings, first = self.plan.settings, self.config.evaluation.first
-        rules = Race(settings.limit, settings.race_first, self._second_stage, settings.race_level)
-        available = rules.instances + rules.confirm if self._available is None else self._available
 
         def measure(overrides: Overrides) -> Row | None:
             return run_cell(self._combination(overrides), self.subject, progress)
 
         for column in columns:
-            if len(column) == 1:
-                measure(column[0].overrides)
+            if not settings.race or len(column) == 1:
+                for candidate in column:
+                    measure(candidate.overrides)
                 continue
-            race = ColumnRace(rules, first, available, measure)(column)
+            rules = Race(settings.limit, settings.race_first, self._second_stage, settings.race_level)
+            available = rules.instances + rules.confirm if self._available is None else self._available
+            race = ColumnRace(rules, self.config.evaluation.first, available, measure)(column)
             if race is not None and self.processes.first:
-                race.write(Path(settings.dir))
+                race.write(folder)
+
+    def _candidate(self, overrides: Overrides) -> Candidate:
+        """A cell, with its predictions if they are to decide on it."""
+        cell, config = plan_cell(self._combination(overrides))
+        rows = predict(config, self.subject) if config.sweep.prune is not None else ()
+        return Candidate(overrides, replace(cell, rows=rows))
 
     @cached_property
     def _available(self) -> int | None:
@@ -158,10 +157,16 @@ class SweepRun:
         Raises:
             UserError: there are none.
         """
-        subject = self.subject.starting_at(self.config.evaluation.first)
-        kinds = (TaskAccuracy, Likelihood) if subject.task is not None else Likelihood
-        evaluations = build_evaluations(self.config.evaluation).values()
-        return subject.validation_size(None) if any(isinstance(e, kinds) for e in evaluations) else None
+        kinds = (TaskAccuracy, Likelihood) if self.subject.task is not None else Likelihood
+        if not any(isinstance(e, kinds) for e in build_evaluations(self.config.evaluation).values()):
+            return None
+        subject, settings = self.subject.starting_at(self.config.evaluation.first), self.config.sweep
+        left = subject.validation_size(None)
+        profiled = 0
+        if settings.profile is not None:
+            profiled = max(len(own_instances(subject, known.sequences)) for known in (settings.profile, settings.paths))
+        # What has been profiled is nothing to be measured on, if there is enough else.
+        return left - profiled if left - profiled > settings.limit else left
 
     @property
     def _second_stage(self) -> int:

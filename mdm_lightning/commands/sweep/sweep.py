@@ -123,7 +123,7 @@ def _plan(overrides: Sequence[str], flags: Flags) -> SweepRun:
     check_options(config, overrides)
     _check_baselines(config.sweep.baselines, base, compositions)
     _check_axes(axes, base, compositions)
-    _check_race(config)
+    _check_choices(config)
     origin = find_origin(config)
     if origin is None:
         raise needs_checkpoint("sweep")
@@ -171,18 +171,17 @@ def _check_axes(axes: Sequence[Override], base: Sequence[Override], compositions
             check_options(compositions(cell), cell)
 
 
-def _check_race(config: DictConfig) -> None:
+def _check_choices(config: DictConfig) -> None:
     """Raises:
-    UserError: cells are to race that cannot be compared while the sweep goes on.
+    UserError: cells cannot be chosen while the sweep goes on.
     """
-    if not config.sweep.race:
-        return
-    if left_to_hydra(config.hydra):
+    chosen = "sweep.race=true" if config.sweep.race else f"sweep.prune={config.sweep.prune}"
+    if (config.sweep.race or config.sweep.prune) and left_to_hydra(config.hydra):
         raise UserError(
-            "sweep.race=true decides itself which cells come next: leave out what only Hydra's own multirun does "
+            f"{chosen} decides itself which cells come next: leave out what only Hydra's own multirun does "
             "(hydra/launcher=, hydra/sweeper=, hydra.job.chdir= and the like)"
         )
-    if len(config.evaluation.get("tasks") or ()) > 1:
+    if config.sweep.race and len(config.evaluation.get("tasks") or ()) > 1:
         raise UserError("sweep.race=true goes by one score: give one evaluation.tasks=, or sweep it: [TASK],[TASK]")
 
 
