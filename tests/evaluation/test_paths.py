@@ -165,7 +165,7 @@ def test_independent_positions_cost_nothing_in_blocks_and_others_do():
 def test_batches_do_not_matter():
     chosen = sampler(Entropy(), TokenSampler())
     first, second = (
-        Paths(sequences=None, own_blocks=3, batch_size=size).measure(tiny_subject(), chosen) for size in (3, 12)
+        Paths(sequences=None, own_blocks=4, batch_size=size).measure(tiny_subject(), chosen) for size in (3, 12)
     )
     for name in first.profiles:
         np.testing.assert_allclose(first.profiles[name].paths, second.profiles[name].paths, atol=1e-6)
@@ -185,5 +185,6 @@ def test_bad_profiles():
             PathProfile(np.array(anchors), of, shares)
     with pytest.raises(UserError, match="four validation sequences"):
         Paths().measure(tiny_subject(size=3), sampler(Entropy(), GREEDY))
-    with pytest.raises(ValueError, match="Paths: knots"):
-        Paths(knots=1)
+    for bad in ({"knots": 1}, {"own_blocks": 3}):
+        with pytest.raises(ValueError, match=f"Paths: {next(iter(bad))}"):
+            Paths(**bad)

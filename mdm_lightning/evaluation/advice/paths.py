@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from mdm_lightning.arguments import check_numbers
+from mdm_lightning.arguments import check, check_numbers
 from mdm_lightning.diffusion.profile.counts import schedule_of_counts
 from mdm_lightning.diffusion.profile.path_profile import PathProfile, stretched
 from mdm_lightning.errors import UserError
@@ -41,7 +41,7 @@ class Paths:
         knots: anchors on each walk at most, denser towards both ends: forward passes per sequence and walk.
         sequences: how many; None for all.
         own_blocks: of how many the denoiser is asked, token by token, what it thinks of its own parallel guesses; that
-            takes up to n (n + 1) / 2 forward passes each. 0 for none.
+            takes up to n (n + 1) / 2 forward passes each. 0 for none, else at least 4.
         block_knots: anchors where it is asked.
         batch_size: sequences per forward pass.
 
@@ -56,7 +56,8 @@ class Paths:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        check_numbers(self, knots=2, sequences=4, own_blocks=0, block_knots=2, batch_size=1)
+        check_numbers(self, knots=2, sequences=4, block_knots=2, batch_size=1)
+        check(self, "own_blocks", self.own_blocks == 0 or self.own_blocks >= 4, "0 or at least 4")
 
     def measure(self, subject: Subject, sampler: Sampler) -> MeasuredPaths:
         """Profiles in the sampler's order: ``responses``, along the true ones; ``own``, along the model's output; with
@@ -90,7 +91,8 @@ class Paths:
         passes = 3 * int((blocks * len(walk.anchors)).sum())
         if self.own_blocks:
             asked = replace(walk, block_knots=self.block_knots)
-            few = [unit[: self.own_blocks] for unit in units[: -(-self.own_blocks // self.batch_size)]]
+            before = np.cumsum([0, *map(len, units)])
+            few = [unit[: self.own_blocks - b] for unit, b in zip(units, before, strict=False) if b < self.own_blocks]
             judged = [row for part in subject.processes.map(asked.own_blocks, few, "own blocks") for row in part]
             profiles["own blocks"] = _profile(asked.block_anchors, width, judged)
             passes += int(sum(len(steps[k][0]) for steps in judged for k in steps))
