@@ -4,6 +4,7 @@ from mdm_lightning.evaluation.advice.advise import Advise
 from mdm_lightning.evaluation.advice.paths import Paths
 from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import Evaluation, NotApplicable, Row, Subject
+from mdm_lightning.evaluation.generation.caching import Caching
 from mdm_lightning.evaluation.generation.frontier import Frontier
 from mdm_lightning.evaluation.generation.python_parses import PythonParses
 from mdm_lightning.evaluation.generation.quality import Generation
@@ -20,6 +21,7 @@ from mdm_lightning.evaluation.paper.figures_and_energies import PaperFigures
 
 __all__ = [
     "Advise",
+    "Caching",
     "Certificate",
     "Evaluation",
     "ExactDistribution",

@@ -1,6 +1,7 @@
 """Samplers: published ones as functions (``llada()``, ``maskgit()``, ...), and the parts to build one's own."""
 
 from mdm_lightning.sampling.blocks import Blocks
+from mdm_lightning.sampling.cache import DualCache, ExactCache, NoCache, PrefixCache
 from mdm_lightning.sampling.eos import EosFree, EosLast, EosNever
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
@@ -26,10 +27,14 @@ from mdm_lightning.sampling.walk import walk
 
 __all__ = [
     "Blocks",
+    "DualCache",
     "EosFree",
     "EosLast",
     "EosNever",
+    "ExactCache",
     "Guidance",
+    "NoCache",
+    "PrefixCache",
     "Sampler",
     "SequenceNoise",
     "TokenSampler",

@@ -24,6 +24,7 @@ from mdm_lightning.diffusion import masking, timesteps
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.errors import UserError
 from mdm_lightning.sampling.blocks import Blocks
+from mdm_lightning.sampling.cache import CachePolicy
 from mdm_lightning.sampling.count import AdaptiveCount, PlannedCount
 from mdm_lightning.sampling.eos import EosRule
 from mdm_lightning.sampling.guidance import Guidance
@@ -34,7 +35,7 @@ from mdm_lightning.sampling.tokens import TokenSampler
 TRUST = "MDM_TRUST"
 """Environment variable with the modules, separated by commas, whose classes a stored configuration may name."""
 
-_OF_SAMPLERS = (PlannedCount, AdaptiveCount, RevealOrder, EosRule, TokenSampler, Blocks, Guidance)
+_OF_SAMPLERS = (PlannedCount, AdaptiveCount, RevealOrder, EosRule, CachePolicy, TokenSampler, Blocks, Guidance)
 
 PARTS = (Denoiser, AttentionPattern, Adapter, Source, Split, TokenizerSpec, MaskSchedule, *_OF_SAMPLERS)
 """What may stand inside of something else that is built."""

@@ -34,6 +34,8 @@ class Transformer(Denoiser):
     blocks: nn.ModuleList
     shifted = False
     """Whether output i - 1 predicts position i."""
+    time_conditioning: bool = False
+    """Whether hidden states depend on alpha."""
 
     def __init__(
         self, vocab_size: int, length: int, attention: AttentionPattern | None, activation_checkpointing: bool

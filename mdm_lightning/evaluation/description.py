@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from mdm_lightning.sampling.cache import NoCache
 from mdm_lightning.sampling.eos import EosFree
 from mdm_lightning.sampling.sampler import Sampler
 
@@ -32,7 +33,11 @@ def describe_sampler(sampler: Sampler, steps: int | None = None) -> dict[str, st
     if tokens.banned:
         settings["banned"] = _value(tokens.banned)
     if not isinstance(sampler.eos, EosFree):
-        settings["eos"] = describe(sampler.eos)
+        settings["eos"] = describe(dataclasses.replace(sampler.eos, early_end=False))
+    if sampler.eos.early_end or sampler.ending is not None:
+        settings["early_end"] = "yes"
+    if not isinstance(sampler.cache, NoCache):
+        settings["cache"] = describe(sampler.cache)
     if sampler.tempered_evidence:
         settings["evidence"] = "tempered"
     if sampler.blocks.length is not None:

@@ -66,7 +66,7 @@ class EarlyExit(AdaptiveCount):
             check(self, name, finite(getattr(self, name)), "finite")
 
     def evidence(self, candidates: Candidates) -> Float64[Tensor, " m"]:
-        largest = candidates.logits.topk(min(2, candidates.logits.shape[1]), dim=1).values
+        largest = candidates.logits.topk(min(2, candidates.logits.shape[1]), dim=1).values.double()
         difference = largest[:, 0] - largest[:, 1] if largest.shape[1] == 2 else torch.inf
         return difference - (self.low + (self.high - self.low) * candidates.masked)
 

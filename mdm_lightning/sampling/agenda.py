@@ -36,6 +36,18 @@ class Work(NamedTuple):
     remasked: Int64[Tensor, " r"]
     """Positions to be masked again after this step's prediction."""
 
+    def among(self, chosen: Bool[Tensor, " a"], length: int) -> "Work":
+        """The part of the work that concerns some of ``sequences``, which are ``length`` positions long."""
+        sequence, position = self.selected // length, self.selected % length
+        rows = chosen[sequence]
+        number = chosen.cumsum(0) - 1
+        return self._replace(
+            sequences=self.sequences[chosen],
+            rows=self.rows[rows],
+            selected=(number[sequence] * length + position)[rows],
+            quantiles=self.quantiles[rows],
+        )
+
 
 class Agenda(ABC):
     @abstractmethod
@@ -135,7 +147,7 @@ class Ranked(Agenda):
         rows, sequence = work.rows[chunk], work.selected[chunk] // self.length
         masked = self.canvas.masked_fraction(work.sequences)[sequence]
         places = rows % self.length
-        return self._evidence(Candidates(logits.double(), tokens, self.times[rows], places, masked, self.ranks[rows]))
+        return self._evidence(Candidates(logits, tokens, self.times[rows], places, masked, self.ranks[rows]))
 
     @abstractmethod
     def _evidence(self, candidates: Candidates) -> Float64[Tensor, "s c"]: ...

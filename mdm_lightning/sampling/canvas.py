@@ -42,14 +42,15 @@ class Canvas:
 
     def unfinished(self) -> Int64[Tensor, " a"]:
         """Sequences with masked positions. Waits for the device."""
-        return self._masked().any(1).nonzero().squeeze(1)
+        return ((self.tokens == self.mask_id) & self.generated).any(1).nonzero().squeeze(1)
 
-    def _masked(self) -> Bool[Tensor, "b l"]:
-        return (self.tokens == self.mask_id) & self.generated
+    def masked(self, sequences: Int64[Tensor, " a"]) -> Bool[Tensor, "a l"]:
+        """Positions that are still to be filled."""
+        return (self.tokens[sequences] == self.mask_id) & self.generated[sequences]
 
     def current_block(self, sequences: Int64[Tensor, " a"]) -> Int64[Tensor, " a"]:
         """First block of each sequence that has masked positions; NO_BLOCK when finished."""
-        return self.block[sequences].masked_fill(~self._masked()[sequences], NO_BLOCK).amin(1)
+        return self.block[sequences].masked_fill(~self.masked(sequences), NO_BLOCK).amin(1)
 
     def candidates(self, sequences: Int64[Tensor, " a"]) -> Int64[Tensor, " m"]:
         """Masked positions in the current block of each given sequence, as flat indices into those sequences.
@@ -57,16 +58,26 @@ class Canvas:
         Waits for the device, which alone knows how many there are.
         """
         in_block = self.block[sequences] == self.current_block(sequences)[:, None]
-        return (in_block & self._masked()[sequences]).flatten().nonzero().squeeze(1)
+        return (in_block & self.masked(sequences)).flatten().nonzero().squeeze(1)
 
     def masked_fraction(self, sequences: Int64[Tensor, " a"]) -> Float64[Tensor, " a"]:
         """Fraction of each sequence's generated positions that are masked."""
-        return self._masked()[sequences].sum(1).double() / self.generated[sequences].sum(1)
+        return self.masked(sequences).sum(1).double() / self.generated[sequences].sum(1)
 
     def prompt(self, sequences: Int64[Tensor, " a"]) -> Bool[Tensor, "a l"]:
         """Positions that were given."""
         given = ~self.generated[sequences]
         return given if self.padding is None else given & ~self.padding[sequences]
+
+    def lengths(self) -> Int64[Tensor, " b"]:
+        """Positions of each sequence, without padding."""
+        outside = torch.zeros_like(self.generated) if self.padding is None else self.padding
+        return (~outside).sum(1)
+
+    def places(self) -> Int64[Tensor, "b l"]:
+        """Where each position stands in its sequence, counted without padding, as denoisers count (Transformer)."""
+        outside = torch.zeros_like(self.generated) if self.padding is None else self.padding
+        return ((~outside).cumsum(1) - 1).clamp(min=0)
 
     def kept_fraction(self, tokens: Int64[Tensor, "a l"], padding: Bool[Tensor, "a l"] | None) -> Float32[Tensor, " a"]:
         """Fraction of unmasked positions in sequences: what stands for alpha where no schedule says it."""

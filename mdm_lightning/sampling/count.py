@@ -16,7 +16,7 @@ from torch import Tensor
 from mdm_lightning.arguments import check_numbers, check_shares
 from mdm_lightning.diffusion.profile.counts import check_steps
 from mdm_lightning.diffusion.schedule import MaskSchedule
-from mdm_lightning.sampling.evidence import Candidates, confidence, entropy, largest_probability
+from mdm_lightning.sampling.evidence import Candidates, entropy, largest_probability
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.plan import RevealPlan
 
@@ -309,4 +309,4 @@ class ConfidenceThreshold(ProbabilityThreshold):
     reads_tokens: ClassVar[bool] = True
 
     def evidence(self, candidates: Candidates) -> Float64[Tensor, " m"]:
-        return confidence(candidates.logits, candidates.tokens)
+        return candidates.confidence

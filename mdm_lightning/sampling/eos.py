@@ -7,13 +7,15 @@ that is kept from happening (Nie et al., 2025, appendix B.4).
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from mdm_lightning.sampling.agenda import Work
+from mdm_lightning.sampling.canvas import Canvas
 from mdm_lightning.sampling.evidence import Candidates
 from mdm_lightning.sampling.order import PredictedOrder, RevealOrder, StaticOrder
 from mdm_lightning.sampling.tokens import TokenSampler
@@ -57,12 +59,52 @@ class RankedLast(PredictedOrder):
 
     def priority(self, candidates: Candidates) -> Float64[Tensor, " m"]:
         last = torch.tensor(self.last, dtype=torch.int64, device=candidates.tokens.device)
-        others = candidates._replace(logits=candidates.logits.index_fill(1, last, -torch.inf))
+        others = replace(candidates, logits=candidates.logits.index_fill(1, last, -torch.inf))
         return self.order.priority(others).masked_fill(torch.isin(candidates.tokens, last), -torch.inf)
 
 
+@dataclass(frozen=True)
+class Ending:
+    """When a text has ended: one of ``ends`` was revealed, no position in front of it is masked, and nothing that was
+    given comes after it (in front of a given suffix no text ends). Whatever would be generated behind it is cut off.
+
+    Args:
+        ends: token ids.
+        fill: token id of all that comes after the end.
+    """
+
+    ends: Collection[int]
+    fill: int
+
+    def left(self, canvas: Canvas, work: Work) -> Work:
+        """The part of a step's work that concerns sequences with masked positions. Waits for the device."""
+        return work.among(canvas.masked(work.sequences).any(1), canvas.tokens.shape[1])
+
+    def fill_ended(self, canvas: Canvas, work: Work) -> None:
+        """Fills what is masked in those of a step's sequences that have ended with it."""
+        sequences = work.sequences
+        masked, tokens = canvas.masked(sequences), canvas.tokens[sequences]
+        ends = torch.isin(tokens, torch.tensor(sorted(self.ends), device=tokens.device)) & canvas.generated[sequences]
+        settled = masked.cumsum(1) == 0
+        given_later = canvas.prompt(sequences).flip(1).cumsum(1).flip(1) > 0
+        filled = masked & (ends & settled & ~given_later).any(1, keepdim=True)
+        canvas.tokens[sequences] = tokens.masked_fill(filled, self.fill)
+        canvas.revealed_at[sequences] = canvas.revealed_at[sequences].masked_fill(filled, work.step)
+
+
+@dataclass(frozen=True)
 class EosRule(ABC):
-    """What becomes of predictions that end a text."""
+    """What becomes of predictions that end a text.
+
+    Args:
+        early_end: a sequence whose text has ended (``Ending``) is filled with PAD and computed no more.
+    """
+
+    early_end: bool = field(default=False, kw_only=True)
+
+    def ending(self, ends: Ends) -> Ending | None:
+        """What an early end looks for; None without one."""
+        return Ending(ends.end_ids, ends.pad_id) if self.early_end else None
 
     @abstractmethod
     def tokens(self, tokens: TokenSampler, ends: Ends) -> TokenSampler:

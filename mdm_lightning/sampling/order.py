@@ -15,7 +15,6 @@ from torch import Tensor
 from mdm_lightning.arguments import check, finite
 from mdm_lightning.sampling.evidence import (
     Candidates,
-    confidence,
     entropy,
     largest_probability,
     log_confidence,
@@ -116,7 +115,7 @@ class Confidence(PredictedOrder):
 
     def priority(self, candidates: Candidates) -> Float64[Tensor, " m"]:
         if self.noise == 0:
-            return confidence(candidates.logits, candidates.tokens)
+            return candidates.confidence
         noise = self.noise * candidates.masked * _gumbel(candidates)
         return log_confidence(candidates.logits, candidates.tokens) + noise
 

@@ -6,7 +6,7 @@ from functools import reduce
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mdm_lightning.arguments import check
@@ -14,12 +14,14 @@ from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.diffusion.schedule import LinearSchedule, MaskSchedule
 from mdm_lightning.sampling.agenda import Adaptive, Agenda, PlannedCounts, PlannedPositions, Work
 from mdm_lightning.sampling.blocks import Blocks, Part
+from mdm_lightning.sampling.cache import CachePolicy, NoCache
 from mdm_lightning.sampling.canvas import Canvas
 from mdm_lightning.sampling.count import AdaptiveCount, Expected, PlannedCount, RevealCount, alpha_grid
-from mdm_lightning.sampling.eos import Ends, EosFree, EosLast, EosRule
+from mdm_lightning.sampling.eos import Ending, Ends, EosFree, EosLast, EosRule
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.order import LeftToRight, Random, RevealOrder, StaticOrder
+from mdm_lightning.sampling.passes import Passes
 from mdm_lightning.sampling.plan import RevealPlan
 from mdm_lightning.sampling.source import Drawn, Predictions, TokenSource
 from mdm_lightning.sampling.tokens import TokenSampler
@@ -33,6 +35,9 @@ class Samples(NamedTuple):
     """Network evaluations that were run for the batch. A guided step counts two."""
     sequence_nfe: Int64[Tensor, " b"]
     """Network evaluations that each sequence took part in."""
+    sequence_positions: Int64[Tensor, " b"]
+    """Positions that were computed of each sequence, over all network evaluations: without a cache its
+    length times ``sequence_nfe``. What runs with different caches cost is compared by it, not by evaluations."""
     revealed_at: Int64[Tensor, "b l"]
     """Step, from 0, at which each position was (last) revealed; -1 for what was given."""
 
@@ -61,6 +66,9 @@ class Sampler:
             are (``for_tokenizer``); evaluations and ``mdm.load(...).sample`` do that.
         tempered_evidence: orders and counts look at predictions after temperature, top-k and top-p (Dream), not at the
             denoiser's own.
+        cache: which keys and values are kept from step to step. With a cache, the denoiser must be a Transformer that
+            is not conditioned on time.
+        ending: what an early end (``EosRule.early_end``) looks for; ``for_tokenizer`` says it.
 
     Raises:
         ValueError: the parts do not fit together.
@@ -75,6 +83,8 @@ class Sampler:
     steps: int | None = None
     eos: EosRule = field(default_factory=EosFree)
     tempered_evidence: bool = False
+    cache: CachePolicy = field(default_factory=NoCache)
+    ending: Ending | None = None
 
     def __post_init__(self) -> None:
         budget = self.steps is None or (isinstance(self.steps, int) and self.steps >= 1)
@@ -84,6 +94,11 @@ class Sampler:
                 f"Sampler: {type(self.count).__name__} masks positions at random and works with the order Random only, "
                 f"got {type(self.order).__name__}"
             )
+        if isinstance(self.count, PlannedCount) and self.count.remasks and (self.eos.early_end or self.ending):
+            raise ValueError(
+                f"Sampler: {type(self.count).__name__} may mask an end again, so that no text ends early; "
+                "leave out early_end"
+            )
         if isinstance(self.eos, EosLast) and isinstance(self.order, StaticOrder):
             raise ValueError(
                 f"Sampler: EosLast looks at drawn tokens, but the order {type(self.order).__name__} chooses positions "
@@ -91,13 +106,13 @@ class Sampler:
             )
 
     def for_tokenizer(self, ends: Ends) -> "Sampler":
-        """The same sampler with its rule for EOS put into ``tokens`` and ``order``.
+        """The same sampler with its rule for EOS put into ``tokens``, ``order`` and ``ending``.
 
         Args:
             ends: the tokens that end a text: a ``Tokenizer``.
         """
         tokens, order = self.eos.tokens(self.tokens, ends), self.eos.order(self.order, ends)
-        return replace(self, tokens=tokens, order=order, eos=EosFree())
+        return replace(self, tokens=tokens, order=order, eos=EosFree(), ending=self.eos.ending(ends) or self.ending)
 
     def evidence(self, logits: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
         """The logits that orders and counts look at."""
@@ -127,10 +142,11 @@ class Sampler:
 
         Raises:
             ValueError: the arguments do not fit each other or the denoiser.
+            UserError: the cache does not suit the denoiser.
             NoDistribution: the denoiser's logits are NaN or infinite; noticed when all is done, without waiting for
                 the device at every step.
         """
-        source = Drawn(self.tokens)
+        source = Drawn(self.tokens, self.ending)
         return self.follow(denoiser, canvas, noise, source, steps=steps, padding=padding, on_step=on_step)
 
     def follow(
@@ -158,14 +174,18 @@ class Sampler:
         if denoiser.autoregressive:
             self._check_one_by_one(int((canvas == denoiser.mask_id).sum(1).max()), steps)
         with torch.inference_mode():
-            tokens, nfe, sequence_nfe, revealed_at = self._fill(
-                denoiser, canvas, noise, source, steps, padding, on_step
-            )
+            filled, passes = self._fill(denoiser, canvas, noise, source, steps, padding, on_step)
         # Cloned outside inference mode, so that the caller may use them in training.
-        return Samples(tokens.clone(), nfe, sequence_nfe.clone(), revealed_at.clone())
+        return Samples(
+            filled.tokens.clone(),
+            passes.nfe,
+            passes.sequence_nfe.clone(),
+            passes.sequence_positions.clone(),
+            filled.revealed_at.clone(),
+        )
 
     def _check(self, denoiser: Denoiser, canvas: Tensor, noise: SequenceNoise, padding: Tensor | None) -> None:
-        if not isinstance(self.eos, EosFree):
+        if self.eos != EosFree():
             raise ValueError(
                 f"Sampler: {type(self.eos).__name__} does not know which tokens end a text; call for_tokenizer first"
             )
@@ -197,36 +217,43 @@ class Sampler:
         steps: int | None,
         padding: Bool[Tensor, "b l"] | None,
         on_step: Callable[[int, Int64[Tensor, "b l"]], None] | None,
-    ) -> Samples:
+    ) -> tuple[Canvas, Passes]:
         generated = tokens == denoiser.mask_id
         if padding is not None:
             generated &= ~padding
         canvas = Canvas(tokens, generated, self.blocks.index(generated), padding, denoiser.mask_id)
-        nfe, sequence_nfe = 0, torch.zeros_like(tokens[:, 0])
+        passes = self.cache.passes(denoiser, canvas, self.guidance)
         parts = self.blocks.parts(generated.cpu(), steps)
         if not parts:  # nothing to generate
-            return Samples(canvas.tokens, nfe, sequence_nfe, canvas.revealed_at)
+            return canvas, passes
         agenda = self._agenda(canvas, parts, noise)
-        for work in agenda.work():
+        for planned in agenda.work():
+            work = planned if source.ending is None else source.ending.left(canvas, planned)
             if work.rows.numel():
-                predictions = self._predict(denoiser, canvas, work, agenda.kept(work))
-                decided, observed = [], []
-                for chunk in predictions.chunks():
-                    logits = predictions.logits(chunk)
-                    settled, seen = source.decide(canvas, work, chunk, logits)
-                    decided.append(settled)
-                    observed.append(agenda.observe(work, chunk, self.evidence(logits), seen))
-                evidence = torch.cat(observed, dim=1)
-                chosen = agenda.choose(work, evidence)
-                source.reveal(work, chosen, predictions, evidence)
-                canvas.reveal(work.rows, torch.where(chosen, torch.cat(decided), denoiser.mask_id), work.step)
-                nfe += self.guidance.passes
-                sequence_nfe[work.sequences] += self.guidance.passes
+                hidden = passes.hidden(work, agenda.kept(work))
+                self._reveal(canvas, agenda, work, source, Predictions(denoiser, hidden, self.guidance, self.tokens))
             canvas.remask(work.remasked)
-            if on_step is not None:
+            if on_step is not None and (work.rows.numel() or work.remasked.numel()):
                 on_step(work.step, canvas.tokens)
         canvas.check(noise.indices)
-        return Samples(canvas.tokens, nfe, sequence_nfe, canvas.revealed_at)
+        return canvas, passes
+
+    def _reveal(
+        self, canvas: Canvas, agenda: Agenda, work: Work, source: TokenSource, predictions: Predictions
+    ) -> None:
+        """Decides the tokens of a step's rows, and which of them are revealed."""
+        decided, observed = [], []
+        for chunk in predictions.chunks():
+            logits = predictions.logits(chunk)
+            settled, seen = source.decide(canvas, work, chunk, logits)
+            decided.append(settled)
+            observed.append(agenda.observe(work, chunk, self.evidence(logits), seen))
+        evidence = torch.cat(observed, dim=1)
+        chosen = agenda.choose(work, evidence)
+        source.reveal(work, chosen, predictions, evidence)
+        canvas.reveal(work.rows, torch.where(chosen, torch.cat(decided), canvas.mask_id), work.step)
+        if source.ending is not None:
+            source.ending.fill_ended(canvas, work)
 
     def _agenda(self, canvas: Canvas, parts: list[Part], noise: SequenceNoise) -> Agenda:
         drawn_at_random = self.tokens.temperature > 0
@@ -253,19 +280,6 @@ class Sampler:
             for part in parts:
                 ranks = torch.where(part.generated, self.order.ranks(part.generated, noise), ranks)
         return ranks
-
-    def _predict(
-        self, denoiser: Denoiser, canvas: Canvas, work: Work, kept: Float32[Tensor, " a"] | None
-    ) -> Predictions:
-        """One forward pass for the step's rows."""
-        passes = self.guidance.passes
-        prompt = canvas.prompt(work.sequences)
-        tokens = self.guidance.contexts(canvas.tokens[work.sequences], prompt, canvas.mask_id)
-        padding = None if canvas.padding is None else canvas.padding[work.sequences].repeat(passes, 1)
-        alpha = canvas.kept_fraction(tokens, padding) if kept is None else kept.repeat(passes)
-        hidden = denoiser(tokens, alpha, padding)
-        hidden = hidden.reshape(passes, -1, hidden.shape[-1])[:, work.selected]
-        return Predictions(denoiser, hidden, self.guidance, self.tokens)
 
 
 def _check_steps(steps: int | None) -> None:

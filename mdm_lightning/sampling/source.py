@@ -9,6 +9,7 @@ from torch import Tensor
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.sampling.agenda import Work
 from mdm_lightning.sampling.canvas import Canvas
+from mdm_lightning.sampling.eos import Ending
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.tokens import TokenSampler
 
@@ -61,12 +62,22 @@ class TokenSource(ABC):
             observed: what the choice was made by: nothing, or first the priority of each position.
         """
 
+    @property
+    def ending(self) -> Ending | None:
+        """When a text ends early; by default never."""
+        return None
+
 
 @dataclass(frozen=True)
 class Drawn(TokenSource):
     """Tokens drawn from the predictions: sampling."""
 
     tokens: TokenSampler
+    early_end: Ending | None = None
+
+    @property
+    def ending(self) -> Ending | None:
+        return self.early_end
 
     def decide(
         self, canvas: Canvas, work: Work, chunk: slice, logits: Float[Tensor, "c d"]

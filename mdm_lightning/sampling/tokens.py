@@ -62,7 +62,7 @@ class TokenSampler:
 
     def draw(self, logits: Float[Tensor, "m d"], quantiles: Float64[Tensor, " m"]) -> Int64[Tensor, " m"]:
         """Tokens at ``quantiles`` in [0, 1) of the distributions given by ``logits`` (banned tokens at -inf)."""
-        return logits.argmax(1) if self.temperature == 0 else inverse_cdf(self._tempered(logits), quantiles)
+        return most_probable(logits) if self.temperature == 0 else inverse_cdf(self._tempered(logits), quantiles)
 
     def log_probability(self, logits: Float[Tensor, "m d"], tokens: Int64[Tensor, " m"]) -> Float64[Tensor, " m"]:
         """Log-probability, in nats, with which ``draw`` draws the given tokens; -inf for what it never draws."""
@@ -101,6 +101,29 @@ class TokenSampler:
             # Of a row with NaN none is kept: it must get as far as the caller, who reports it.
             least = largest.gather(1, kept.sum(1, keepdim=True).clamp(min=1) - 1)
         return logits.masked_fill(logits < least, -math.inf)
+
+
+PIECE = 1024
+"""Tokens that ``most_probable`` looks at at once."""
+
+
+def most_probable(logits: Float[Tensor, "m d"]) -> Int64[Tensor, " m"]:
+    """The most probable token of each row, the first of equals; of a row with NaN, the first NaN.
+
+    It is ``argmax``, which on CPUs takes ten times as long as ``amax``: as much of a step as the matrix products of a
+    layer. So the largest logit is looked for in the piece of the vocabulary that has it.
+    """
+    vocabulary = logits.shape[1]
+    pieces = vocabulary // PIECE
+    if pieces < 2:
+        return logits.argmax(1)
+    largest = logits[:, : pieces * PIECE].unflatten(1, (pieces, PIECE)).amax(2)
+    if pieces * PIECE < vocabulary:
+        largest = torch.cat([largest, logits[:, pieces * PIECE :].amax(1, keepdim=True)], dim=1)
+    # The last piece, which is shorter, is looked at with what precedes it: nothing as large.
+    start = (largest.argmax(1, keepdim=True) * PIECE).clamp(max=vocabulary - PIECE)
+    piece = logits.gather(1, start + torch.arange(PIECE, device=logits.device))
+    return start.squeeze(1) + piece.argmax(1)
 
 
 def inverse_cdf(logits: Float[Tensor, "m d"], quantiles: Float64[Tensor, " m"]) -> Int64[Tensor, " m"]:

@@ -77,6 +77,8 @@ def kind_of_walk(sampler: Sampler) -> Kind:
         ValueError: nothing: the sampler masks again, or looks at drawn tokens in a way that has no bound.
     """
     count, order = sampler.count, sampler.order
+    if sampler.eos.early_end or sampler.ending:
+        raise ValueError("walk: with early_end nothing is drawn behind an end, and sequences go on there; leave it out")
     eos_last = isinstance(sampler.eos, EosLast) or isinstance(order, RankedLast)
     if isinstance(order, RankedLast):
         order = order.order

@@ -230,6 +230,12 @@ order=minimum_distance order.distance=0 | order.distance must be at least 1
 count=share_of_remaining count.eps=2 | count.eps must be from 0 to 1
 count=dilated_sizes count.base=1 | count.base must be at least 2
 sampler.guidance.scale=inf | sampler.guidance.scale must be finite
+cache=duel | did you mean dual?
+cache=dual cache.every=0 | cache.every must be at least 1
+evaluation=samples cache=exact | choose cache=prefix or cache=dual
+evaluation=caching | choose cache=prefix, dual or exact
+sampler=remdm eos.early_end=true | may mask an end again
+eos.early_end=2 | eos.early_end must be
 eos=nevr | did you mean never?
 eos=last | EosLast looks at drawn tokens, but the order Random chooses positions before
 eos=never eos.turns=2 | eos.turns must be

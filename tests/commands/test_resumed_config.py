@@ -15,6 +15,7 @@ from mdm_lightning.commands.resume import changes, chosen_groups, refuse_changes
 from mdm_lightning.data.tasks.sudoku import Sudoku
 from mdm_lightning.data.tokenizer.tokenizer import from_characters
 from mdm_lightning.errors import UserError
+from mdm_lightning.sampling.cache import NoCache
 from mdm_lightning.sampling.eos import EosFree
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -84,11 +85,13 @@ def test_the_settings_outlive_the_defaults():
     assert (config.optimizer.weight_decay, config.training.global_batch_size, found) == (0.123, 96, {})
 
 
-def test_a_run_of_before_there_were_rules_for_eos_goes_on():
+def test_a_run_of_before_there_were_rules_for_eos_and_caches_goes_on():
     run = begin(*BEGAN)
-    del run.config["eos"], run.config["sampler"]["eos"]
+    for part in ("eos", "cache"):
+        del run.config[part], run.config["sampler"][part]
     config, _ = go_on(run)
-    assert isinstance(instantiate(config.sampler).eos, EosFree)
+    sampler = instantiate(config.sampler)
+    assert (sampler.eos, sampler.cache) == (EosFree(), NoCache())
 
 
 def test_values_of_the_command_line_count_and_what_follows_from_them():

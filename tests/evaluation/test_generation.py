@@ -56,6 +56,7 @@ def test_samples_are_measured_as_what_they_are(subject):
     assert rows["duplicates"].value == pytest.approx(known)
     assert rows["distinct_1"].value == pytest.approx(known * len(set(TRAIN[0])) / 24 + (1 - known))
     assert rows["forward_passes"].value == 24
+    assert rows["tokens_computed"].value == 24 * 24
     model = KneserNey.fit(subject.data.train.stream.astype(np.int64), subject.tokenizer.vocab_size, 3)
     assert rows["scorer_nats_per_token"].value == pytest.approx(model.nats(tokens.numpy()).mean())
     for name, values in diversity(tokens.numpy()).items():
@@ -65,7 +66,7 @@ def test_samples_are_measured_as_what_they_are(subject):
 def test_held_out_text_is_measured_alike(subject):
     rows = by_metric(rows_of(subject), "validation")
     generated = by_metric(rows_of(subject), "generated")
-    assert set(generated) - set(rows) == {"forward_passes", "tokens_per_second"}
+    assert set(generated) - set(rows) == {"forward_passes", "tokens_computed", "tokens_per_second"}
     assert rows["duplicates"].value == 0
     assert rows["duplicates"].n == 2
     tokens = subject.data.validation.__getitems__([0, 1])["tokens"].numpy()

@@ -30,7 +30,7 @@ class Kept(Shown):
 def shown(subject, **options) -> list[str]:
     subject.outputs = Kept()
     rows = list(SampleTexts(ONE_AT_A_TIME, **options)(subject))
-    assert [row.metric for row in rows] == ["forward_passes", "tokens_per_second"]
+    assert [row.metric for row in rows] == ["forward_passes", "tokens_computed", "tokens_per_second"]
     return list(subject.outputs.texts.values())
 
 

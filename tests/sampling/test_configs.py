@@ -59,6 +59,8 @@ def test_options_are_reached_on_the_command_line():
         "sampler.steps=8",
         "eos=never",
         "eos.turns=true",
+        "cache=dual",
+        "cache.every=4",
         "sampler.tempered_evidence=true",
         "schedule.beta=0.3",
     )
@@ -66,14 +68,14 @@ def test_options_are_reached_on_the_command_line():
     assert repr(made) == (
         "Sampler(schedule=BetaSchedule(alpha=1.0, beta=0.3), count=EntropyBounded(gamma=0.25), order=Margin(), "
         "tokens=TokenSampler(temperature=0.5, top_k=None, top_p=0.9, banned=(1, 2)), blocks=Blocks(length=16), "
-        "guidance=Guidance(scale=1.5), steps=8, eos=EosNever(turns=True), "
-        "tempered_evidence=True)"
+        "guidance=Guidance(scale=1.5), steps=8, eos=EosNever(early_end=False, turns=True), "
+        "tempered_evidence=True, cache=DualCache(every=4), ending=None)"
     )
     assert made == sampler(
         *["sampler=mdlm_ancestral", "order=margin", "count=entropy_bounded", "count.gamma=0.25"],
         *["tokens.temperature=0.5", "tokens.top_p=0.9", "tokens.banned=[1,2]"],
         *["sampler.blocks.length=16", "sampler.guidance.scale=1.5", "sampler.steps=8"],
-        *["eos=never", "eos.turns=true", "sampler.tempered_evidence=true"],
+        *["eos=never", "eos.turns=true", "cache=dual", "cache.every=4", "sampler.tempered_evidence=true"],
         "schedule.beta=0.3",
     )
 

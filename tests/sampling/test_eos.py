@@ -1,19 +1,23 @@
 """Rules for EOS: LLaDA's two switches, in blocks, in batches, with any order, and along walks."""
 
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import pytest
 import torch
 
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.evaluation.description import describe_sampler
+from mdm_lightning.sampling.agenda import Work
 from mdm_lightning.sampling.blocks import Blocks
-from mdm_lightning.sampling.count import ConfidenceThreshold, Expected, LargestRemainder
-from mdm_lightning.sampling.eos import EosFree, EosLast, EosNever, EosRule, RankedLast
+from mdm_lightning.sampling.canvas import Canvas
+from mdm_lightning.sampling.count import Binomial, ConfidenceThreshold, Expected, LargestRemainder
+from mdm_lightning.sampling.eos import Ending, EosFree, EosLast, EosNever, EosRule, RankedLast
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
-from mdm_lightning.sampling.order import Confidence, Entropy, LeftToRight, Margin, RevealOrder
+from mdm_lightning.sampling.order import Confidence, Entropy, LeftToRight, Margin, Random, RevealOrder, StaticOrder
 from mdm_lightning.sampling.presets import llada
+from mdm_lightning.sampling.remask import RemaskCapped
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
 from mdm_lightning.sampling.walk import Kind, kind_of_walk, walk
@@ -180,6 +184,78 @@ def test_what_cannot_be():
         sampler = Sampler(LinearSchedule(), Expected(), Confidence(), eos=rule)
         with pytest.raises(ValueError, match="for_tokenizer"):
             sampler(denoiser, masks(1, 4, denoiser), noise(1))
+
+
+def until_end(tokens: list[int]) -> list[int]:
+    return list(takewhile(lambda token: token not in ENDS, tokens))
+
+
+EARLY = [
+    llada(steps=12, block_length=4),
+    llada(steps=7, block_length=None),
+    Sampler(LinearSchedule(), ConfidenceThreshold(0.4), Confidence(), TokenSampler(), Blocks(4)),
+    Sampler(LinearSchedule(), Expected(), LeftToRight(), steps=10),
+    Sampler(LinearSchedule(), Binomial(), Random(), steps=10),
+]
+
+
+@pytest.mark.parametrize("sampler", EARLY)
+@pytest.mark.parametrize("rule", [EosFree(), EosNever(), EosLast()])
+def test_an_early_end_keeps_the_answers(sampler, rule):
+    """Up to the first end they are the same, after it there is nothing but PAD, and it cost less."""
+    if isinstance(sampler.order, StaticOrder) and isinstance(rule, EosLast):
+        pytest.skip("EosLast wants drawn tokens")
+    denoiser, saved = TinyDenoiser(length=15), 0
+    canvas = masks(30, 15, denoiser)
+    canvas[:, :3] = torch.tensor([1, EOS, 4])  # an end in a prompt ends nothing
+    canvas[20:, :5] = 1
+    padding = (torch.arange(15) > 12).expand(30, -1) & (torch.arange(30) >= 25)[:, None]
+    whole, early = (
+        replace(sampler, eos=replace(rule, early_end=flag)).for_tokenizer(Tokens())(
+            denoiser, canvas, noise(30), padding=padding
+        )
+        for flag in (False, True)
+    )
+    for row in range(30):
+        begin, end = 3 if row < 20 else 5, 13 if row >= 25 else 15
+        answer, expected = early.tokens[row, begin:end].tolist(), whole.tokens[row, begin:end].tolist()
+        assert until_end(answer) == until_end(expected)
+        rest = answer[len(until_end(answer)) :]
+        spent, without = int(early.sequence_nfe[row]), int(whole.sequence_nfe[row])
+        assert spent <= without
+        if spent < without:
+            saved += 1
+            assert rest[0] in ENDS
+        assert torch.equal(early.tokens[row, end:], canvas[row, end:])
+    assert saved > 3
+    assert early.sequence_positions.sum() < whole.sequence_positions.sum()
+
+
+def test_when_a_text_has_ended():
+    """Not before all that is in front of the end is there, and not in front of a given suffix."""
+    tokens = torch.tensor([[1, EOS, 3, 4], [1, TURN, 7, 7], [7, EOS, 7, 7], [1, EOS, 7, 3], [1, 3, 7, EOS]])
+    generated = torch.ones_like(tokens, dtype=torch.bool)
+    generated[3, 3] = False
+    canvas = Canvas(tokens, generated, Blocks().index(generated), None, 7)
+    everyone = torch.arange(5)
+    Ending({EOS, TURN}, fill=6).fill_ended(canvas, Work(4, everyone, *[everyone] * 4))
+    filled = tokens.clone()
+    filled[1, 2:] = 6
+    assert torch.equal(canvas.tokens, filled)
+    assert canvas.revealed_at[1].tolist() == [-1, -1, 4, 4]
+
+
+def test_early_ends_that_cannot_be():
+    rule = EosFree(early_end=True)
+    with pytest.raises(ValueError, match="RemaskCapped may mask an end again"):
+        Sampler(LinearSchedule(), RemaskCapped(), Random(), eos=rule)
+    denoiser, sampler = TinyDenoiser(length=4), replace(EARLY[0], eos=rule)
+    with pytest.raises(ValueError, match="for_tokenizer"):
+        sampler(denoiser, masks(1, 4, denoiser), noise(1))
+    for refused in (sampler, sampler.for_tokenizer(Tokens())):
+        with pytest.raises(ValueError, match="leave it out"):
+            kind_of_walk(refused)
+        assert describe_sampler(refused)["early_end"] == "yes"
 
 
 def test_words():

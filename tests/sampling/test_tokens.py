@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mdm_lightning.sampling.tokens import TokenSampler, inverse_cdf
+from mdm_lightning.sampling.tokens import PIECE, TokenSampler, inverse_cdf, most_probable
 
 from .toys import p_value
 
@@ -124,3 +124,15 @@ def test_options_must_be_in_range(options):
 def test_banned_tokens_must_leave_something_of_the_vocabulary(banned):
     with pytest.raises(ValueError, match="TokenSampler"):
         TokenSampler(banned=banned).check(5)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 5, PIECE, 2 * PIECE, 3 * PIECE + 7])
+def test_the_most_probable_token_is_the_argmax(vocabulary):
+    """The first of equals, also where the last piece of the vocabulary is a short one, and of NaN."""
+    generator = torch.Generator().manual_seed(vocabulary)
+    for scale in (0.5, 2.0):
+        logits = torch.randn(200, vocabulary, generator=generator).mul(scale).round()  # many equals
+        logits[::7, torch.randint(vocabulary, (), generator=generator)] = torch.nan
+        logits[1::9] = -torch.inf
+        logits[2::9, -1] = 100
+        assert torch.equal(most_probable(logits), logits.argmax(1))

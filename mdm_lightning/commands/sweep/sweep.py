@@ -53,10 +53,11 @@ AGREED = (
     "order",
     "tokens",
     "eos",
+    "cache",
 )
 
 # Of a sampler, what has a group or an axis of its own.
-OF_THEIR_OWN = {"schedule", "count", "order", "tokens", "eos", "steps"}
+OF_THEIR_OWN = {"schedule", "count", "order", "tokens", "eos", "cache", "steps"}
 
 
 def sweep(arguments: Sequence[str], conf: Path) -> None:

@@ -27,6 +27,8 @@ class Completion(NamedTuple):
     tokens: list[int]
     nfe: int
     """Network evaluations that the sequence took part in."""
+    positions: int
+    """Positions that were computed in them, those of the prompt included."""
     seconds: float
     """Its share of the time that its batch took."""
 
@@ -59,9 +61,10 @@ def complete(subject: Subject, sampler: Sampler, prompts: Sequence[Prompt], batc
         )
         filled = samples.tokens.tolist()  # waits for the device, so the time is that of the work
         seconds = (time.perf_counter() - started) / len(unit)
+        costs = zip(samples.sequence_nfe.tolist(), samples.sequence_positions.tolist(), strict=True)
         return [
-            Completion(row[len(prompt.tokens) : len(prompt.tokens) + prompt.length], nfe, seconds)
-            for row, prompt, nfe in zip(filled, unit, samples.sequence_nfe.tolist(), strict=True)
+            Completion(row[len(prompt.tokens) : len(prompt.tokens) + prompt.length], *cost, seconds)
+            for row, prompt, cost in zip(filled, unit, costs, strict=True)
         ]
 
     steps = sampler.steps or max((length for _, length in sizes), default=1)

@@ -8,9 +8,17 @@ from mdm_lightning.evaluation.statistics import standard_error
 
 
 def cost_rows(generated: GeneratedBatch, settings: Settings) -> Iterator[Row]:
-    """Forward passes per sequence, and generated tokens per second and process."""
-    passes = generated.sequence_nfe.double()
-    n, scores = len(passes), passes.tolist()
-    yield Row("forward_passes", float(passes.mean()), standard_error(scores), n, settings, None, scores)
+    """Forward passes per sequence, positions computed in them, and generated tokens per second and process.
+
+    Without a cache every pass computes all positions of a sequence; runs with different caches, or that end early, are
+    compared by the number of positions.
+    """
+    n = len(generated.tokens)
+    for metric, cost in (
+        ("forward_passes", generated.sequence_nfe),
+        ("tokens_computed", generated.sequence_positions),
+    ):
+        scores = cost.double().tolist()
+        yield Row(metric, sum(scores) / n, standard_error(scores), n, settings, None, scores)
     tokens = int((generated.revealed_at >= 0).sum())
     yield Row("tokens_per_second", tokens / generated.seconds, None, n, settings)

@@ -24,6 +24,8 @@ class GeneratedBatch(NamedTuple):
     """Network evaluations that were run, one for a whole batch of sequences. A guided step counts two."""
     sequence_nfe: Int64[Tensor, " s"]
     """Network evaluations that each sequence took part in."""
+    sequence_positions: Int64[Tensor, " s"]
+    """Positions that were computed of each sequence, over all network evaluations."""
     revealed_at: Int64[Tensor, "s l"]
     """Step, from 0, at which each position was (last) revealed; -1 for what was given."""
     seconds: float
@@ -65,7 +67,14 @@ def generate(
         )
         tokens = samples.tokens.cpu()  # waits for the device, so the time is that of the work
         seconds = time.perf_counter() - started
-        return GeneratedBatch(tokens, samples.nfe, samples.sequence_nfe.cpu(), samples.revealed_at.cpu(), seconds)
+        return GeneratedBatch(
+            tokens,
+            samples.nfe,
+            samples.sequence_nfe.cpu(),
+            samples.sequence_positions.cpu(),
+            samples.revealed_at.cpu(),
+            seconds,
+        )
 
     steps = sampler.steps or subject.length
     parts = subject.processes.map(complete, batches(sequences, batch_size, subject.first), description, parts=steps)
@@ -73,6 +82,7 @@ def generate(
         tokens=torch.cat([part.tokens for part in parts]),
         nfe=sum(part.nfe for part in parts),
         sequence_nfe=torch.cat([part.sequence_nfe for part in parts]),
+        sequence_positions=torch.cat([part.sequence_positions for part in parts]),
         revealed_at=torch.cat([part.revealed_at for part in parts]),
         seconds=sum(part.seconds for part in parts),
     )

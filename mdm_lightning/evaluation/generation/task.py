@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mdm_lightning.arguments import check_numbers
-from mdm_lightning.evaluation.base import NotApplicable, Row, Subject
+from mdm_lightning.data.source import Task
+from mdm_lightning.evaluation.base import NotApplicable, Row, Settings, Subject
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.generation.cost import cost_rows
 from mdm_lightning.evaluation.generation.generate import generate
@@ -56,10 +57,8 @@ class TaskAccuracy:
         size, data, task = self.prepare(subject), subject.data, subject.task
         assert task is not None
         generated = generate(subject, self.sampler, size, self.batch_size, lambda unit: prompts(subject, unit))
-        verdicts = [task.check(row) for row in generated.tokens]
         settings = {"data": data.name, **describe_sampler(self.sampler)}
-        yield _share("accuracy", [verdict.correct for verdict in verdicts], settings)
-        yield _share("valid", [verdict.valid for verdict in verdicts], settings)
+        yield from score_rows(task, generated.tokens, settings)
         yield from cost_rows(generated, settings)
 
 
@@ -69,7 +68,14 @@ def prompts(subject: Subject, unit: range) -> Tensor:
     return clean["tokens"].masked_fill(clean["maskable"], subject.tokenizer.mask_id)
 
 
-def _share(metric: str, outcomes: list[bool], settings: dict[str, str | int | float]) -> Row:
+def score_rows(task: Task, tokens: Tensor, settings: Settings) -> Iterator[Row]:
+    """Shares of responses that are correct, and valid, of completed problems `(s, l)`."""
+    verdicts = [task.check(row) for row in tokens]
+    yield _share("accuracy", [verdict.correct for verdict in verdicts], settings)
+    yield _share("valid", [verdict.valid for verdict in verdicts], settings)
+
+
+def _share(metric: str, outcomes: list[bool], settings: Settings) -> Row:
     scores = torch.tensor(outcomes, dtype=torch.float64)
     n, share = len(scores), float(scores.mean())
     return Row(metric, share, (share * (1 - share) / n) ** 0.5, n, settings, "higher", scores.tolist())

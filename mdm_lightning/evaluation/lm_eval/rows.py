@@ -58,11 +58,14 @@ def _of_metric(entries: Mapping[str, T], metric: str, otherwise: T) -> T:
 def tally_rows(tally: Tally, settings: Mapping[str, str | int | float]) -> Iterator[Row]:
     """What answering cost, how sure likelihoods are, and how many requests did not fit."""
     if tally.completions:
+        n = len(tally.completions)
         passes = [float(completion.nfe) for completion in tally.completions]
+        positions = [float(completion.positions) for completion in tally.completions]
         seconds = sum(completion.seconds for completion in tally.completions)
         tokens = sum(len(completion.tokens) for completion in tally.completions)
-        yield Row("forward_passes", sum(passes) / len(passes), standard_error(passes), len(passes), settings)
-        yield Row("tokens_per_second", tokens / seconds, None, len(passes), settings)
+        for metric, costs in (("forward_passes", passes), ("tokens_computed", positions)):
+            yield Row(metric, sum(costs) / n, standard_error(costs), n, settings)
+        yield Row("tokens_per_second", tokens / seconds, None, n, settings)
     if tally.bounds:
         errors = [bound.stderr for bound in tally.bounds]
         yield Row("monte_carlo_error_nats", sum(errors) / len(errors), None, len(errors), settings)
