@@ -45,17 +45,17 @@ class Size:
 class Watched(Llama):
     """Remembers the sizes of its matrix products."""
 
-    sizes: list[Size]
+    made: list[Size]
     head_count: int
 
     def forward(self, tokens: Tensor, *arguments: object, **options: object) -> Tensor:
         cache = options.get("cache")
         keys = cache.length if isinstance(cache, KeyValueCache) else tokens.shape[1]
-        self.sizes.append(Size(*tokens.shape, keys))
+        self.made.append(Size(len(tokens), tokens.shape[1], keys))
         return super().forward(tokens, *arguments, **options)  # type: ignore[arg-type]
 
     def head(self, hidden: Tensor) -> Tensor:
-        self.sizes.append(Size(rows=hidden.shape[0]))
+        self.made.append(Size(rows=hidden.shape[0]))
         return super().head(hidden)
 
 
@@ -73,7 +73,7 @@ def build(options: argparse.Namespace, block_causal: int | None = None) -> Watch
                 nn.init.normal_(module.weight, std=module.weight.shape[1] ** -0.5)
         nn.init.normal_(model.embedding.weight)
         nn.init.constant_(model.norm.weight, LOGIT_STD)
-    model.sizes, model.head_count = [], width // 64
+    model.made, model.head_count = [], width // 64
     return model.to(torch.bfloat16 if options.precision == "bf16" else torch.float32).eval()
 
 
@@ -141,13 +141,13 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
     plain *= options.steps / shortened
     rows: list[dict[str, object]] = [{"arm": "llada, written plainly", "seconds": plain, "tokens/s": generated / plain}]
     show(rows[-1])
-    chosen = {name: arm for name, arm in arms(options).items() if name.startswith(options.arms)}
+    chosen = {name: arm for name, arm in arms(options).items() if not options.arms or name in options.arms}
     for name, (sampler, causal) in chosen.items():
         model, noise = models[causal], SequenceNoise(0, range(options.batch))
         replace(sampler, steps=blocks)(model, canvas, noise)
-        model.sizes = []
+        model.made = []
         spent = seconds(lambda sampler=sampler, model=model, noise=noise: sampler(model, canvas, noise), device)
-        sizes, model.sizes = model.sizes, []
+        sizes, model.made = model.made, []
         bare = seconds(lambda model=model, sizes=sizes: products(model, sizes), device)
         row = {"arm": name, "passes": sum(size.rows == 0 for size in sizes)}
         row["tokens computed"] = sum(size.sequences * size.positions for size in sizes)
@@ -167,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["32", "bf16"], default="32")
-    parser.add_argument("--arms", default="", help="only those whose names begin so")
+    parser.add_argument("--arms", nargs="+", help="only these, by the names in the table")
     parser.add_argument("--vocab-size", type=int, default=LLADA["vocab_size"])
     parser.add_argument("--hidden-size", type=int, default=512)
     parser.add_argument("--depth", type=int, default=8)

@@ -130,6 +130,18 @@ def test_numbers_do_not_depend_on_the_weather(numbered, task_model):
     assert numbers(numbered(*options, "seed=1")) != once
 
 
+def test_what_a_cache_changes_and_costs(numbered, task_model):
+    """Texts that end early, too; a cache that keeps nothing changes nothing."""
+    options = ("sampler=fast_dllm", "sampler.blocks.length=4", "eos.early_end=true", "evaluation.sequences=8")
+    kept = rows_of(numbered(f"ckpt={task_model}", "evaluation=caching", "cache=dual", *options))
+    changed = [row["value"] for row in kept if row["metric"] == "tokens_changed"]
+    positions = [row["value"] for row in kept if row["metric"] == "tokens_computed"]
+    assert 0 <= changed[0] <= 1
+    assert positions[1] < positions[0]
+    refreshed = rows_of(numbered(f"ckpt={task_model}", "evaluation=caching", "cache=dual", "cache.every=1", *options))
+    assert [row["value"] for row in refreshed if row["metric"] == "tokens_changed"] == [0]
+
+
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(numbered, text_model):

@@ -175,7 +175,7 @@ class Common:
     """What every command reads, beside its groups.
 
     Attributes:
-        count, order, tokens, eos: parts of the sampler, where it is made of parts.
+        count, order, tokens, eos, cache: parts of the sampler, where it is made of parts.
     """
 
     ckpt: str | None
@@ -193,6 +193,7 @@ class Common:
     order: Component | None = None
     tokens: Component | None = None
     eos: Component | None = None
+    cache: Component | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self, seed=0)

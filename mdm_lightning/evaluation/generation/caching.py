@@ -72,9 +72,9 @@ class Caching:
         differ = ((plain.tokens != cached.tokens) & generated).sum(1) / generated.sum(1).clamp(min=1)
         yield _mean("tokens_changed", differ.double().tolist(), settings)
         for before, after in zip(*scores, strict=True):
-            changes = [y - x for x, y in zip(before.scores or (), after.scores or (), strict=True)]
-            yield _mean(f"{before.metric}_change", changes, settings)
+            pairs = zip(before.scores or (), after.scores or (), strict=True)
+            yield _mean(f"{before.metric}_change", [float(y - x) for x, y in pairs], settings)
 
 
-def _mean(metric: str, scores: list[float], settings: Settings) -> Row:
+def _mean(metric: str, scores: Sequence[float], settings: Settings) -> Row:
     return Row(metric, sum(scores) / len(scores), standard_error(scores), len(scores), settings, None, scores)
