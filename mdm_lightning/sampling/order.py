@@ -166,6 +166,7 @@ class GumbelTopK(PredictedOrder):
     """
 
     reads_tokens: ClassVar[bool] = True
+    reads_noise: ClassVar[bool] = True
     order: PredictedOrder
     temperature: float = 0.1
 

@@ -34,7 +34,7 @@ from mdm_lightning.sampling.count import AdaptiveCount, PlannedCount
 from mdm_lightning.sampling.eos import EosLast, RankedLast
 from mdm_lightning.sampling.evidence import confidence
 from mdm_lightning.sampling.noise import SequenceNoise
-from mdm_lightning.sampling.order import Confidence
+from mdm_lightning.sampling.order import Confidence, GumbelTopK
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.source import Predictions, TokenSource
 
@@ -86,6 +86,8 @@ def kind_of_walk(sampler: Sampler) -> Kind:
         raise ValueError(f"walk: {type(count).__name__} masks positions again, so many paths end in one sequence")
     if isinstance(order, Confidence) and order.noise > 0:
         raise ValueError("walk: the order Confidence with noise looks at drawn tokens, and its paths have no bound")
+    if isinstance(order, GumbelTopK):
+        raise ValueError("walk: the order GumbelTopK draws its positions by chance, and its paths have no bound here")
     if sampler.tokens.temperature > 0:
         if eos_last:
             raise ValueError(

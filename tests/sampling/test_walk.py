@@ -25,7 +25,7 @@ from mdm_lightning.sampling.count import (
 )
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
-from mdm_lightning.sampling.order import Confidence, Entropy, LeftToRight, Margin, MaxProbability, Random
+from mdm_lightning.sampling.order import Confidence, Entropy, GumbelTopK, LeftToRight, Margin, MaxProbability, Random
 from mdm_lightning.sampling.remask import RemaskCapped
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.sizes import AscendingSizes, DilatedSizes, ShareOfRemaining
@@ -329,6 +329,7 @@ def test_predictions_that_are_none_stop_a_walk(flaw):
     [
         Sampler(LATE, RemaskCapped(0.1), Random(), steps=2),
         Sampler(LATE, Expected(), Confidence(noise=4.5), steps=2),
+        Sampler(LATE, Expected(), GumbelTopK(Entropy(), 0.3), TokenSampler(temperature=0.0), steps=2),
         Sampler(LATE, ConfidenceThreshold(0.5), Confidence()),
         Sampler(LATE, ConfidenceThreshold(0.5), Margin()),
     ],
