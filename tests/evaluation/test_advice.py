@@ -289,6 +289,20 @@ def test_advice_on_text_is_checked_by_the_samplers_own_likelihood(order):
     assert "Predicted only" in checked_run(distribution_subject(4), chosen, race=None)[0].texts["advice"]
 
 
+def test_the_theorem_is_about_tokens_drawn_as_predicted():
+    """In random order nothing is left to check; at another temperature the denoiser's own profile is a guess."""
+    plain = Sampler(LinearSchedule(), Expected(), Random(), TokenSampler())
+
+    def said(tokens: TokenSampler) -> str:
+        return checked_run(distribution_subject(4), dataclasses.replace(plain, tokens=tokens))[0].texts["advice"]
+
+    assert "The race" not in said(TokenSampler())
+    assert "Nothing can check this" not in said(TokenSampler())
+    assert "The race (policy nats per token)" in said(TokenSampler(temperature=0.7))
+    for tokens in (TokenSampler(temperature=0.0), TokenSampler(top_p=0.9), TokenSampler(top_k=1)):
+        assert "Nothing can check this" in said(tokens)
+
+
 class Pairs:
     """Two pairs of equal letters."""
 

@@ -19,8 +19,10 @@ from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import Row, Subject
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.files import to_json
+from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.order import Random, RevealOrder
 from mdm_lightning.sampling.sampler import Sampler
+from mdm_lightning.sampling.tokens import TokenSampler
 from mdm_lightning.sampling.walk import kind_of_walk
 
 Orders = Sequence[RevealOrder | Sampler] | Mapping[str, RevealOrder | Sampler]
@@ -160,12 +162,14 @@ class Advise:
         return Findings(costs, known, proposals, left_out, checked, unchecked)
 
     def _judge(self, subject: Subject) -> tuple[Check | None, str]:
-        """What tells the samplers apart, or why nothing does; neither for likelihood in random order, a theorem."""
+        """What tells the samplers apart, or why nothing does; neither for likelihood in random order, a theorem where
+        tokens are drawn as they are predicted."""
         judge = self.by_likelihood if subject.task is None else self.by_task
         if subject.task is None:
-            if len(self.samplers) == 1 and isinstance(self.sampler.order, Random):
+            as_predicted = self.sampler.tokens == TokenSampler() and self.sampler.guidance == Guidance()
+            if len(self.samplers) == 1 and isinstance(self.sampler.order, Random) and as_predicted:
                 return None, ""
-            if any(sampler.tokens.temperature == 0 for sampler in self.samplers):
+            if any(_leaves_out(sampler.tokens) for sampler in self.samplers):
                 return None, verdicts.UNDECIDABLE
         if judge is None or self.race is None:
             return None, verdicts.NOT_ASKED
@@ -196,3 +200,8 @@ class Advise:
         for checked in found.checked:
             content[str(checked.steps)] |= verdicts.as_json(checked)
         return to_json(content)
+
+
+def _leaves_out(tokens: TokenSampler) -> bool:
+    """Whether some tokens are given no probability that the denoiser gives one."""
+    return tokens.temperature == 0 or tokens.top_k is not None or tokens.top_p is not None or bool(tokens.banned)

@@ -11,8 +11,8 @@ from mdm_lightning.evaluation.description import describe
 from mdm_lightning.tables import markdown_table
 
 UNDECIDABLE = (
-    "Nothing can check this: a greedy sampler gives no other sequence than its own any probability, and the data have "
-    "no rule to judge by."
+    "Nothing can check this: a sampler that is greedy, or leaves tokens out (top-k, top-p, banned ones), gives most "
+    "sequences no probability, and the data have no rule to judge by."
 )
 NOT_ASKED = "Predicted only: nothing was asked for that could check it."
 
