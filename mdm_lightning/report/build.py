@@ -11,6 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mdm_lightning.files import replacing, write_atomically
+from mdm_lightning.report.across import across_table
 from mdm_lightning.report.columns import Column, columns, preferred, sections, stages
 from mdm_lightning.report.figures import section_figures
 from mdm_lightning.report.markup import escape_latex, latex, markdown
@@ -62,7 +63,8 @@ def build_report(folder: Path, show: Show = _nowhere) -> Path:
     judged = [list(sections(columns(sweep, objective)).values()) for objective in objectives]
     parts = [part for of_one in judged for part in of_one]
     described = [_section(part, show) for part in parts]
-    overviews = [table for of_one in judged if (table := overview_table(of_one)) is not None]
+    summaries = [table(of_one) for of_one in judged for table in (overview_table, across_table)]
+    overviews = [table for table in summaries if table is not None]
     (folder / FIGURES).mkdir(exist_ok=True)
     for section in described:
         for name, png in section.pictures.items():
