@@ -25,7 +25,7 @@ class RunScorer:
     """An autoregressive model that was trained here (``model=ar``): a real language model as the reference, offline.
 
     Texts in its own tokens are scored token by token, each given all those before it. Texts of a model with another
-    tokenizer are decoded and tokenised anew. The average is over tokens.
+    tokenizer are decoded and tokenised anew, and read as far as the scorer's length goes. The average is over tokens.
 
     Args:
         ckpt: ``last``, a run folder or a ``.ckpt`` file.
@@ -47,7 +47,7 @@ class RunScorer:
 
     def prepare(self, subject: Subject) -> PreparedScorer:
         """Raises:
-        UserError: there is no such run, or it is not autoregressive.
+        UserError: there is no such run, it is not autoregressive, or it reads shorter texts only.
         """
         loaded = load(self.ckpt, device=subject.device)
         if not loaded.denoiser.autoregressive:
@@ -56,6 +56,11 @@ class RunScorer:
                 "a scorer with python train.py model=ar data=..."
             )
         own = loaded.tokenizer.fingerprint == subject.tokenizer.fingerprint
+        if own and subject.length > loaded.denoiser.length:
+            raise UserError(
+                f"scorer.ckpt={self.ckpt} reads {loaded.denoiser.length} tokens at most, and the texts have "
+                f"{subject.length}: train a scorer with model.length={subject.length}"
+            )
 
         def score(tokens: Int64[np.ndarray, "b l"], texts: Sequence[str]) -> Scores:
             rows = list(torch.from_numpy(tokens)) if own else _encode(loaded.tokenizer, texts, loaded.denoiser.length)

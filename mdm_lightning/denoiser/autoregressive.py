@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
@@ -56,8 +57,10 @@ class Autoregressive(Denoiser):
         padding: Bool[Tensor, "b l"] | None = None,
     ) -> Float[Tensor, "b l h"]:
         before = F.pad(tokens[:, :-1], (1, 0), value=self.mask_id)
-        if padding is not None:  # what follows padding on the left is a beginning, too
-            before = before.masked_fill(F.pad(padding[:, :-1], (1, 0)), self.mask_id)
+        if padding is not None:  # what comes before a position may stand some way off
+            places = torch.arange(tokens.shape[1], device=tokens.device).masked_fill(padding, -1)
+            last = F.pad(places[:, :-1], (1, 0), value=-1).cummax(dim=1).values
+            before = tokens.gather(1, last.clamp(min=0)).masked_fill(last < 0, self.mask_id)
         return self.network(before, None, padding)
 
     def head(self, hidden: Float[Tensor, "m h"]) -> Float[Tensor, "m d"]:

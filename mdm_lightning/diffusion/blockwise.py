@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from mdm_lightning.arguments import check_numbers
-from mdm_lightning.diffusion.masking import ForwardProcess, MaskedBatch
+from mdm_lightning.arguments import check, check_numbers
+from mdm_lightning.diffusion.masking import ForwardProcess, MaskedBatch, NextToken
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Blockwise:
         block_size: positions per block, counted from the beginning of the sequence; that of the denoiser's attention.
 
     Raises:
-        ValueError: a block has no positions.
+        ValueError: a block has no positions, or the process masks nothing or blocks.
     """
 
     process: ForwardProcess
@@ -35,6 +35,7 @@ class Blockwise:
 
     def __post_init__(self) -> None:
         check_numbers(self, block_size=1)
+        check(self, "process", not isinstance(self.process, NextToken | Blockwise), "one that masks whole sequences")
 
     @property
     def estimator(self) -> str:

@@ -202,7 +202,9 @@ class Sampler:
     def _check_one_by_one(self, positions: int, steps: int | None) -> None:
         """For a denoiser that reads what stands before a position alone, all of which has to be there."""
         straight = isinstance(self.order, LeftToRight) and isinstance(self.count, Expected)
-        if not (straight and isinstance(self.schedule, LinearSchedule) and (steps is None or steps >= positions)):
+        # Blocks share steps evenly, whatever their lengths are: that may leave one too few.
+        enough = steps is None or (steps >= positions and self.blocks.length is None)
+        if not (straight and isinstance(self.schedule, LinearSchedule) and enough):
             raise ValueError(
                 "Sampler: an autoregressive model generates one token after the other, from left to right: choose "
                 "sampler=left_to_right schedule=linear sampler.steps=null"

@@ -48,6 +48,14 @@ class AttentionAnnealing(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: lightning.LightningModule, batch: MaskedBatch, batch_idx: int
     ) -> None:
+        """Raises:
+        UserError: the batch is masked block by block, beside its clean copy.
+        """
+        if batch.clean is not None:
+            raise UserError(
+                "training.attention_annealing= is not for blockwise masks, whose blocks are predicted by the model's "
+                "own attention: leave one of the two out"
+            )
         step, length, device = trainer.global_step, batch.tokens.shape[1], batch.tokens.device
         if step + 1 >= self.steps:
             self._denoiser.attention = self._final

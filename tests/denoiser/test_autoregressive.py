@@ -13,6 +13,7 @@ from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule
 from mdm_lightning.diffusion.timesteps import StratifiedTimes
 from mdm_lightning.errors import UserError
+from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import Expected
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.order import LeftToRight, Random
@@ -77,11 +78,11 @@ def test_it_is_the_product_of_one_token_after_the_other(model):
 def test_padding_does_not_matter(model):
     texts = all_texts()[:5, :2]
     alone = log_probabilities(model, texts)
-    for left in (0, 1, 2):
+    for places in itertools.combinations(range(4), 2):  # on the left, on the right, in between
         padded = torch.full((5, 4), 1)
         padding = torch.ones(5, 4, dtype=torch.bool)
-        padded[:, left : left + 2], padding[:, left : left + 2] = texts, False
-        torch.testing.assert_close(log_probabilities(model, padded, padding)[:, left : left + 2], alone)
+        padded[:, places], padding[:, places] = texts, False
+        torch.testing.assert_close(log_probabilities(model, padded, padding)[:, places], alone)
 
 
 def test_sampling_from_left_to_right_gives_its_distribution(model):
@@ -108,6 +109,15 @@ def test_other_ways_to_sample_are_refused(model):
         sampler = Sampler(schedule, Expected(), order, steps=steps)
         with pytest.raises(ValueError, match="one token after the other, from left to right"):
             sampler(model, torch.full((1, LENGTH), model.mask_id), SequenceNoise(0, range(1)))
+
+
+def test_blocks_that_would_get_too_few_steps_are_refused(model):
+    """Blocks of three and one share four steps evenly: the first would reveal two positions at once."""
+    canvas, noise = torch.full((1, LENGTH), model.mask_id), SequenceNoise(0, range(1))
+    sampler = Sampler(LinearSchedule(), Expected(), LeftToRight(), blocks=Blocks(3))
+    assert sampler(model, canvas, noise).revealed_at.tolist() == [[0, 1, 2, 3]]
+    with pytest.raises(ValueError, match=r"sampler\.steps=null"):
+        sampler(model, canvas, noise, steps=LENGTH)
 
 
 def test_forward_processes_of_the_other_kind_are_refused():

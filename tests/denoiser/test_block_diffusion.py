@@ -6,7 +6,7 @@ import torch
 from mdm_lightning.denoiser.attention import BlockCausal, Causal, Full
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.diffusion.blockwise import Blockwise
-from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking, seeded_generator
+from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking, NextToken, seeded_generator
 from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.diffusion.timesteps import StratifiedTimes
@@ -89,6 +89,13 @@ def test_the_model_must_read_in_the_same_blocks(make, attention):
     batch, _ = corrupted(PROCESSES[0], 4, model.mask_id)
     with pytest.raises(UserError, match="blocks of 4"):
         nelbo(model, batch)
+
+
+@pytest.mark.parametrize("process", [NextToken(), Blockwise(PROCESSES[0], 2)], ids=lambda p: type(p).__name__)
+def test_processes_that_are_not_for_blocks_are_refused(process):
+    """What masks nothing would show the answers."""
+    with pytest.raises(ValueError, match="process must be one that masks whole sequences"):
+        Blockwise(process, 4)
 
 
 def test_gradients_are_those_of_one_block_after_the_other():

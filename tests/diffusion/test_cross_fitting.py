@@ -1,6 +1,7 @@
 """What was chosen on one half of the sequences and scored on the other is not flattered, whatever was measured."""
 
 import math
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -25,6 +26,17 @@ def order_table(rng: np.random.Generator) -> OrderTable:
 
 def path_curves(rng: np.random.Generator) -> AnchoredCosts:
     return AnchoredCosts(np.arange(N), np.cumsum(2 + rng.normal(size=(SEQUENCES, N, N + 1)), axis=2))
+
+
+def test_what_cannot_be_is_infinite_and_no_warning():
+    """A path through a token that the sampler never draws."""
+    curves = np.ones((SEQUENCES, 1, N + 1)).cumsum(axis=2)
+    curves[3, 0, 2:] = np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = AnchoredCosts(np.array([0]), curves).cross_fitted_cost(lambda costs: costs.best_counts(STEPS))
+    assert found.value == math.inf
+    assert math.isnan(found.stderr)
 
 
 @pytest.mark.parametrize("measure", [loss_profile, order_table])

@@ -14,7 +14,10 @@ from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule
 from mdm_lightning.evaluation.base import Subject
 from mdm_lightning.evaluation.likelihood.certificate import Certificate
 from mdm_lightning.evaluation.paper.exact_distribution import ExactSampler, divergence
+from mdm_lightning.sampling.blocks import Blocks
+from mdm_lightning.sampling.cache import DualCache, NoCache
 from mdm_lightning.sampling.count import Binomial, EntropyBounded, Expected, FirstHitting
+from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
 from mdm_lightning.sampling.order import Entropy, LeftToRight, Random
 from mdm_lightning.sampling.remask import RemaskCapped
@@ -22,6 +25,7 @@ from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
 from mdm_lightning.sampling.walk import walk
 from tests.diffusion.tables import random_denoiser
+from tests.sampling.test_cache import llama
 
 from .test_exact_distribution import toy_subject
 
@@ -96,6 +100,26 @@ def test_rows_and_words():
     again, _ = Certificate(SAMPLER, 20, batch_size=3)(subject)
     assert again.scores == pytest.approx(mean.scores)
     assert max(mean.scores) <= 5 * math.log(2 / 1e-5)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"tokens": TokenSampler(temperature=0.5)}, {"tokens": TokenSampler(top_k=1)}, {"guidance": Guidance(1.0)}],
+)
+def test_only_what_draws_as_predicted_is_measured_against_the_data(changed):
+    mean, _ = Certificate(replace(SAMPLER, **changed), 4)(toy_subject())
+    assert mean.settings["against"] == "one position per step"
+
+
+def test_an_approximate_cache_is_part_of_what_is_lost():
+    """Many steps lose nothing, but for what is read as it was computed before."""
+    subject = toy_subject(llama().eval(), None)
+    subject.length = 8
+    sampler = Sampler(LinearSchedule(), Expected(), LeftToRight(), blocks=Blocks(4), steps=8)
+    caches = (NoCache(), DualCache(every=1), DualCache())
+    plain, fresh, stale = (certified(subject, replace(sampler, cache=cache), 20)[0] for cache in caches)
+    assert fresh == pytest.approx(plain, abs=1e-6)
+    assert stale > plain + 1e-3
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from mdm_lightning.training.annealing import AttentionAnnealing
 
 LENGTH = 64
 AT = torch.arange(LENGTH)[None]
+BATCH = SimpleNamespace(tokens=torch.zeros(2, LENGTH), clean=None)
 
 
 def seen(final, step: int, steps: int = 10, seed: int = 0) -> torch.Tensor:
@@ -21,7 +22,7 @@ def seen(final, step: int, steps: int = 10, seed: int = 0) -> torch.Tensor:
     trainer, module = SimpleNamespace(global_step=step), SimpleNamespace(denoiser=denoiser)
     annealing = AttentionAnnealing(steps, seed, max_steps=20)
     annealing.setup(trainer, module, "fit")
-    annealing.on_train_batch_start(trainer, module, SimpleNamespace(tokens=torch.zeros(2, LENGTH)), 0)
+    annealing.on_train_batch_start(trainer, module, BATCH, 0)
     pattern = denoiser.attention.reads(AT, AT)
     annealing.on_validation_start(trainer, module)
     assert denoiser.attention is final
@@ -61,3 +62,10 @@ def test_places_are_counted_without_padding():
 def test_it_must_come_to_an_end():
     with pytest.raises(UserError, match=r"training.attention_annealing=30 is beyond trainer.max_steps=20"):
         seen(Full(), 0, steps=30)
+
+
+def test_blocks_beside_their_clean_context_are_refused():
+    annealing = AttentionAnnealing(10, 0, max_steps=20)
+    batch = SimpleNamespace(tokens=BATCH.tokens, clean=BATCH.tokens)
+    with pytest.raises(UserError, match="attention_annealing= is not for blockwise masks"):
+        annealing.on_train_batch_start(SimpleNamespace(global_step=0), None, batch, 0)

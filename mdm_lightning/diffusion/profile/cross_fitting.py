@@ -28,8 +28,9 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, values: Float64[np.ndarray, " s"]) -> "Estimate":
-        """The mean of independent values."""
-        return cls(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
+        """The mean of independent values; infinite, without an error, if one of them is."""
+        with np.errstate(invalid="ignore"):
+            return cls(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
 
 
 class Divisible(Protocol):

@@ -9,7 +9,8 @@ when its step began, z_k(r). So by the chain rule
 
 x drawn from Q_1; given the order they are equal, and averaging over orders can only lessen a divergence. No true token
 enters, and no error of the model: for any denoiser this is what parallel steps cost beyond sequential ones. For the
-exact denoiser Q_1 is the law of the data, and in random order the right side is the gap of ``LossProfile``.
+exact denoiser Q_1 is the law of the data, and in random order the right side is the gap of ``LossProfile``. Q_1 keeps
+no keys and values; what an approximate cache changes of Q_K's predictions is part of the divergence.
 
 The mean of one sum per path has an upper confidence bound only if the sums are bounded, and log-ratios of predictions
 are not. Mixing Q_K's predictions with a little of the uniform distribution, (1 - floor) p + floor / d, bounds each term
@@ -35,6 +36,7 @@ from mdm_lightning.evaluation.base import Row, Settings, Subject, batches
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.statistics import LEVEL, empirical_bernstein, standard_error
 from mdm_lightning.sampling.agenda import Work
+from mdm_lightning.sampling.cache import NoCache
 from mdm_lightning.sampling.canvas import Canvas
 from mdm_lightning.sampling.count import FirstHitting, PlannedCount
 from mdm_lightning.sampling.noise import SequenceNoise
@@ -103,9 +105,8 @@ class Certificate:
         n = int(positions[0]) if same else subject.length
         largest = n * math.log(subject.denoiser.vocab_size / self.floor)
         bound = empirical_bernstein(scores.numpy(), largest, level=self.confidence)
-        exact = isinstance(subject.denoiser, ExactDenoiser)
         settings: Settings = {
-            "against": "the data" if exact else "one position per step",
+            "against": "the data" if self._draws_the_data(subject) else "one position per step",
             "floor": self.floor,
             **describe_sampler(self.sampler),
         }
@@ -113,6 +114,13 @@ class Certificate:
         yield Row("parallel_kl", float(scores.mean()), error, size, settings, "lower", scores.tolist())
         yield Row("parallel_kl_bound", bound, None, size, {**settings, "confidence": self.confidence}, "lower")
         subject.outputs.text("certificate", self._words(bound, n, str(settings["against"])))
+
+    def _draws_the_data(self, subject: Subject) -> bool:
+        """Whether one position per step gives the law of the data: tempered, guided or without EOS, not even the exact
+        denoiser's do."""
+        tokens = self.sampler.for_tokenizer(subject.tokenizer).tokens
+        plain = tokens == TokenSampler() and self.sampler.guidance.scale == 0
+        return plain and isinstance(subject.denoiser, ExactDenoiser)
 
     def _words(self, bound: float, n: int, reference: str) -> str:
         moved = 1 - (1 - self.floor) ** n
@@ -135,7 +143,7 @@ class Certificate:
             subject.processes.advance()
 
         drawn = _Sequential(sampler.tokens, canvas, denoiser.vocab_size)
-        one = replace(sampler, count=FirstHitting(), steps=None)
+        one = replace(sampler, count=FirstHitting(), steps=None, cache=NoCache())
         tokens = one.follow(denoiser, canvas, noise, drawn, on_step=on_step).tokens
         compared = _Parallel(sampler.tokens, tokens, drawn.probabilities, self.floor)
         sampler.follow(denoiser, canvas, noise, compared, on_step=on_step)
