@@ -16,6 +16,10 @@ from mdm_lightning.files import from_json, to_json, write_atomically
 RACES = "races"
 
 
+RacedColumn = tuple[Sequence[tuple[str, str]], int | None, bool]
+"""What the cells of a race have in common: axes other than the schedule, step budget, whether it is the most."""
+
+
 @dataclass(frozen=True)
 class RaceRecord:
     """A race that has been run to its end, of the cells of a column.
@@ -42,15 +46,19 @@ class RaceRecord:
         object.__setattr__(self, "others", tuple((str(axis), str(value)) for axis, value in self.others))
 
     @property
-    def column(self) -> tuple[Sequence[tuple[str, str]], int | None, bool]:
-        """What the cells of the race have in common."""
+    def column(self) -> RacedColumn:
         return self.others, self.steps, self.bound
 
     def write(self, folder: Path) -> None:
         """Writes the record into a sweep folder, whole or not at all."""
-        path = folder / RACES / f"{digest(self.column)}.json"
+        path = race_path(folder, self.column)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, to_json(asdict(self)))
+
+
+def race_path(folder: Path, column: RacedColumn) -> Path:
+    """Where the record of a race lies in a sweep folder."""
+    return folder / RACES / f"{digest(column)}.json"
 
 
 def read_races(folder: Path) -> list[RaceRecord]:

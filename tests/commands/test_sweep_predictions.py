@@ -120,8 +120,9 @@ def test_the_table_of_a_static_order_is_the_samplers_own_likelihood(sweep, evalu
 
 
 def test_nothing_predicts_adaptive_counts(sweep, task_model):
-    outcome = sweep(f"ckpt={task_model}", *PRUNED, "count=entropy_bounded", "sweep.dir=sweep")
+    outcome = sweep(f"ckpt={task_model}", *PRUNED, "count=entropy_bounded", "sweep.limit=33", "sweep.dir=sweep")
     assert outcome.status == 1
+    assert "too few validation sequences" in outcome.stdout  # of 40, of which 8 are for profiles
     assert "no profile predicts what is swept here" in outcome.error
 
 

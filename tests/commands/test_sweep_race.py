@@ -145,12 +145,14 @@ def test_the_report_of_a_race(raced):
 
 
 def test_a_race_that_was_killed_goes_on(race, raced, tmp_path):
-    """In its second round: no round is measured again, and it ends as if nothing had happened."""
+    """In its second round: no round is measured again, and it ends as if nothing had happened. How it ended before more
+    schedules joined it is not remembered."""
+    shutil.copytree(raced / "races", tmp_path / "sweep/races")
     begun = incident("kill", 2, first=10, until=f"{tmp_path}/over")
     assert race(*begun, start=True).wait().status == -signal.SIGKILL
     before = written(tmp_path / "sweep")
     assert {first for *_, first in pieces(tmp_path / "sweep")} == {0}
-    assert not races(tmp_path / "sweep")
+    assert set(races(tmp_path / "sweep")) == {4}  # whose turn had not come
     outcome = race(*begun)
     assert outcome.status == 0, outcome.stderr
     assert before.items() <= written(tmp_path / "sweep").items()
@@ -173,6 +175,9 @@ def test_other_rules_need_another_folder(race, raced, tmp_path):
     shutil.copytree(raced, tmp_path / "sweep")
     assert "holds a sweep with another race: choose" in race("sweep.race_first=20").error
     assert "holds a sweep with another race: choose" in race("sweep.race=false").error
+    profile = "{_target_:mdm_lightning.evaluation.likelihood.profile.Profile,sequences:8}"
+    kept = race(f"sweep.profile={profile}")  # from which the race keeps clear: its rounds would be others
+    assert "holds a sweep with another race: choose" in kept.error
     content = json.loads((tmp_path / "sweep/sweep.json").read_text())
     assert content["agreed"]["race"] == [10, 0.4]
 

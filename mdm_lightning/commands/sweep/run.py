@@ -1,6 +1,7 @@
 """Running a sweep: its cells one after the other with one loaded model, then the best of them on fresh instances."""
 
 import difflib
+import logging
 import math
 from collections.abc import Iterable
 from contextlib import closing
@@ -30,7 +31,10 @@ from mdm_lightning.evaluation.base import Evaluation, Judges, NotApplicable, Pre
 from mdm_lightning.evaluation.generation.task import TaskAccuracy
 from mdm_lightning.evaluation.likelihood.corpus import Likelihood
 from mdm_lightning.evaluation.processes import Processes
+from mdm_lightning.report.race import race_path
 from mdm_lightning.report.records import Sweep, cell_path, judging_rows
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -122,6 +126,7 @@ class SweepRun:
         with self.processes.together(explain):
             columns = by_column(self._candidate(cell) for multirun in grid for cell in combinations(multirun))
         if settings.prune is not None:
+            self._warn_of_overlap()
             left_out = rule_out(columns, settings.keep)
             for candidate in left_out if self.processes.first else ():
                 if not cell_path(folder, candidate.cell.id).exists():
@@ -140,6 +145,9 @@ class SweepRun:
                 continue
             rules = Race(settings.limit, settings.race_first, self._second_stage, settings.race_level)
             available = rules.instances + rules.confirm if self._available is None else self._available
+            cell = column[0].cell
+            if self.processes.first:  # what is known of a race of fewer schedules holds no longer
+                race_path(folder, (cell.others, cell.steps, cell.bound)).unlink(missing_ok=True)
             race = ColumnRace(rules, self.config.evaluation.first, available, measure)(column)
             if race is not None and self.processes.first:
                 race.write(folder)
@@ -160,13 +168,33 @@ class SweepRun:
         kinds = (TaskAccuracy, Likelihood) if self.subject.task is not None else Likelihood
         if not any(isinstance(e, kinds) for e in build_evaluations(self.config.evaluation).values()):
             return None
-        subject, settings = self.subject.starting_at(self.config.evaluation.first), self.config.sweep
-        left = subject.validation_size(None)
-        profiled = 0
-        if settings.profile is not None:
-            profiled = max(len(own_instances(subject, known.sequences)) for known in (settings.profile, settings.paths))
+        left = self.subject.starting_at(self.config.evaluation.first).validation_size(None)
         # What has been profiled is nothing to be measured on, if there is enough else.
-        return left - profiled if left - profiled > settings.limit else left
+        others = left - self._profiled
+        return others if others > self.plan.settings.limit else left
+
+    @cached_property
+    def _profiled(self) -> int:
+        """How many validation sequences, the last ones, are profiled at most."""
+        settings = self.plan.settings
+        if settings.profile is None:
+            return 0
+        return max(len(own_instances(self.subject, known.sequences)) for known in (settings.profile, settings.paths))
+
+    def _warn_of_overlap(self) -> None:
+        """Says so where what predictions rule out is judged by the very sequences that they come from."""
+        settings = self.plan.settings
+        if self._available is None or not self.processes.first:
+            return
+        left = len(self.subject.data.validation) - self.config.evaluation.first
+        measured = settings.limit + (self._second_stage if settings.race or settings.refine else 0)
+        if min(measured, left) > left - self._profiled:
+            log.warning(
+                "data=%s has too few validation sequences to measure on others than sweep.prune=%s looks at: lower "
+                "sweep.limit=, sweep.full= or sweep.profile.sequences=, or ask for a larger data.validation=",
+                self.subject.data.name,
+                settings.prune,
+            )
 
     @property
     def _second_stage(self) -> int:

@@ -213,7 +213,7 @@ def _register(output: Path, config: DictConfig, origin: Origin) -> None:
         agreed[name] = _plain(config.get(name))
     agreed["sampler"] = {key: _plain(value) for key, value in config.sampler.items() if key not in OF_THEIR_OWN}
     agreed |= {"limit": config.sweep.limit, "full": config.sweep.full}
-    agreed["race"] = [config.sweep.race_first, config.sweep.race_level] if config.sweep.race else None
+    agreed["race"] = _rules_of_race(config.sweep) if config.sweep.race else None
     path = output / SWEEP
     known = load_json(path) if path.exists() else None
     if known is not None:
@@ -224,6 +224,12 @@ def _register(output: Path, config: DictConfig, origin: Origin) -> None:
     settings = {"checkpoint": origin.name, "step": origin.step, "command": command, "seed": config.seed}
     settings |= {"metric": config.sweep.metric, "limit": config.sweep.limit, "agreed": agreed}
     write_atomically(path, to_json(settings))
+
+
+def _rules_of_race(settings: DictConfig) -> list[float | None]:
+    """What decides which instances the rounds of a race are: its rules, and how many are kept for profiles."""
+    profiled = [] if settings.profile is None else [settings.profile.sequences, settings.paths.sequences]
+    return [settings.race_first, settings.race_level, *profiled]
 
 
 def _plain(value: Any) -> Any:
