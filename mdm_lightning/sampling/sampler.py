@@ -14,7 +14,7 @@ from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.diffusion.schedule import LinearSchedule, MaskSchedule
 from mdm_lightning.sampling.agenda import Adaptive, Agenda, PlannedCounts, PlannedPositions, Work
 from mdm_lightning.sampling.blocks import Blocks, Part
-from mdm_lightning.sampling.cache import CachePolicy, NoCache
+from mdm_lightning.sampling.cache import CachePolicy, NoCache, RefreshedCache
 from mdm_lightning.sampling.canvas import Canvas
 from mdm_lightning.sampling.count import AdaptiveCount, Expected, PlannedCount, RevealCount, alpha_grid
 from mdm_lightning.sampling.eos import Ending, Ends, EosFree, EosLast, EosRule
@@ -113,6 +113,13 @@ class Sampler:
         """
         tokens, order = self.eos.tokens(self.tokens, ends), self.eos.order(self.order, ends)
         return replace(self, tokens=tokens, order=order, eos=EosFree(), ending=self.eos.ending(ends) or self.ending)
+
+    @property
+    def draws_as_predicted(self) -> bool:
+        """Whether tokens are drawn from the denoiser's own predictions: nothing is tempered, left out, guided, cut
+        short or read from an approximate cache."""
+        plain = (self.tokens, self.guidance, self.eos, self.ending) == (TokenSampler(), Guidance(), EosFree(), None)
+        return plain and not isinstance(self.cache, RefreshedCache)
 
     def evidence(self, logits: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
         """The logits that orders and counts look at."""

@@ -99,6 +99,9 @@ def kind_of_walk(sampler: Sampler) -> Kind:
                 f"walk: {type(count).__name__} in the order {type(order).__name__} looks at drawn tokens, and its "
                 "paths have no bound; at temperature 0 they have an exact likelihood"
             )
+        if order.reads_tokens and not isinstance(order, Confidence):
+            name = type(order).__name__
+            raise ValueError(f"walk: the order {name} looks at drawn tokens, and its paths have no bound")
         if order.reads_tokens:
             return Kind.DRAWS
     return Kind.KEYS if order.reads_noise or count.reads_noise else Kind.EXACT

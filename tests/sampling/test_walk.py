@@ -23,9 +23,19 @@ from mdm_lightning.sampling.count import (
     LargestRemainder,
     ProbabilityThreshold,
 )
+from mdm_lightning.sampling.evidence import Candidates, confidence
 from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.noise import SequenceNoise
-from mdm_lightning.sampling.order import Confidence, Entropy, GumbelTopK, LeftToRight, Margin, MaxProbability, Random
+from mdm_lightning.sampling.order import (
+    Confidence,
+    Entropy,
+    GumbelTopK,
+    LeftToRight,
+    Margin,
+    MaxProbability,
+    PredictedOrder,
+    Random,
+)
 from mdm_lightning.sampling.remask import RemaskCapped
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.sizes import AscendingSizes, DilatedSizes, ShareOfRemaining
@@ -46,6 +56,16 @@ from .toys import (
     p_value,
     random_distribution,
 )
+
+
+class MostLikelyLast(PredictedOrder):
+    """Somebody's own order, which looks at drawn tokens."""
+
+    reads_tokens = True
+
+    def priority(self, candidates: Candidates) -> torch.Tensor:
+        return -confidence(candidates.logits, candidates.tokens)
+
 
 LENGTH, TOKENS = 4, 3
 GREEDY = TokenSampler(temperature=0.0)
@@ -330,6 +350,7 @@ def test_predictions_that_are_none_stop_a_walk(flaw):
         Sampler(LATE, RemaskCapped(0.1), Random(), steps=2),
         Sampler(LATE, Expected(), Confidence(noise=4.5), steps=2),
         Sampler(LATE, Expected(), GumbelTopK(Entropy(), 0.3), TokenSampler(temperature=0.0), steps=2),
+        Sampler(LATE, Expected(), MostLikelyLast(), steps=2),
         Sampler(LATE, ConfidenceThreshold(0.5), Confidence()),
         Sampler(LATE, ConfidenceThreshold(0.5), Margin()),
     ],

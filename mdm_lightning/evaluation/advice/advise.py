@@ -19,7 +19,6 @@ from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import Row, Subject
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.files import to_json
-from mdm_lightning.sampling.guidance import Guidance
 from mdm_lightning.sampling.order import Random, RevealOrder
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.sampling.tokens import TokenSampler
@@ -166,8 +165,8 @@ class Advise:
         tokens are drawn as they are predicted."""
         judge = self.by_likelihood if subject.task is None else self.by_task
         if subject.task is None:
-            as_predicted = self.sampler.tokens == TokenSampler() and self.sampler.guidance == Guidance()
-            if len(self.samplers) == 1 and isinstance(self.sampler.order, Random) and as_predicted:
+            alone = len(self.samplers) == 1 and isinstance(self.sampler.order, Random)
+            if alone and self.sampler.draws_as_predicted:
                 return None, ""
             if any(_leaves_out(sampler.tokens) for sampler in self.samplers):
                 return None, verdicts.UNDECIDABLE

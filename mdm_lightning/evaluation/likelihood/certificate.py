@@ -105,8 +105,10 @@ class Certificate:
         n = int(positions[0]) if same else subject.length
         largest = n * math.log(subject.denoiser.vocab_size / self.floor)
         bound = empirical_bernstein(scores.numpy(), largest, level=self.confidence)
+        # Tempered, say, not even the exact denoiser's sampler generates the data's law.
+        exact = isinstance(subject.denoiser, ExactDenoiser) and self.sampler.draws_as_predicted
         settings: Settings = {
-            "against": "the data" if self._draws_the_data(subject) else "one position per step",
+            "against": "the data" if exact else "one position per step",
             "floor": self.floor,
             **describe_sampler(self.sampler),
         }
@@ -114,13 +116,6 @@ class Certificate:
         yield Row("parallel_kl", float(scores.mean()), error, size, settings, "lower", scores.tolist())
         yield Row("parallel_kl_bound", bound, None, size, {**settings, "confidence": self.confidence}, "lower")
         subject.outputs.text("certificate", self._words(bound, n, str(settings["against"])))
-
-    def _draws_the_data(self, subject: Subject) -> bool:
-        """Whether one position per step gives the law of the data: tempered, guided or without EOS, not even the exact
-        denoiser's do."""
-        tokens = self.sampler.for_tokenizer(subject.tokenizer).tokens
-        plain = tokens == TokenSampler() and self.sampler.guidance.scale == 0
-        return plain and isinstance(subject.denoiser, ExactDenoiser)
 
     def _words(self, bound: float, n: int, reference: str) -> str:
         moved = 1 - (1 - self.floor) ** n
