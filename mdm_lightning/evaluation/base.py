@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from mdm_lightning.data.source import PreparedData, Task
 from mdm_lightning.data.tasks.toy import Distribution
@@ -16,6 +18,7 @@ from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.processes import Processes
+from mdm_lightning.evaluation.statistics import standard_error
 
 T = TypeVar("T")
 
@@ -39,6 +42,14 @@ class Row(NamedTuple):
     """The n units' own scores, of which the value is the mean, in the order of the sequences' indices; for pairing."""
     exact: bool = False
     """Computed, not estimated, as by enumeration: the value has no error, and n says what it was computed from."""
+
+    @classmethod
+    def of_scores(
+        cls, metric: str, scores: ArrayLike, settings: Settings, better: Literal["higher", "lower"] | None = None
+    ) -> "Row":
+        """The mean over independent units, with its standard error."""
+        listed = np.asarray(scores, dtype=np.float64).tolist()
+        return cls(metric, float(np.mean(listed)), standard_error(listed), len(listed), settings, better, listed)
 
     @property
     def task(self) -> str | None:

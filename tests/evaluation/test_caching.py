@@ -14,6 +14,7 @@ from mdm_lightning.evaluation.base import Subject
 from mdm_lightning.evaluation.generation.caching import Caching
 from mdm_lightning.evaluation.generation.generate import generate
 from mdm_lightning.evaluation.generation.task import prompts
+from mdm_lightning.report.records import judging_rows
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.cache import DualCache, NoCache
 from mdm_lightning.sampling.count import LargestRemainder
@@ -94,6 +95,14 @@ def test_text_is_generated_from_nothing(subject):
     rows = list(Caching(dataclasses.replace(SAMPLER, cache=DualCache()), sequences=3)(text))
     assert {row.n for row in rows} == {3}
     assert [row.metric for row in rows][-1] == "tokens_changed"
+
+
+def test_sweeps_judge_by_the_cached_run(subject):
+    """The row that a cell of cache=prefix,dual is compared by."""
+    rows = list(Caching(dataclasses.replace(SAMPLER, cache=DualCache()), sequences=3)(subject))
+    for metric in Caching.judging:
+        (row,) = judging_rows([row for row in rows if row.metric == metric], metric)
+        assert row.settings["cache"] == "DualCache"
 
 
 def test_there_has_to_be_a_cache(subject):

@@ -6,12 +6,11 @@ from typing import ClassVar
 
 from mdm_lightning.arguments import check_numbers
 from mdm_lightning.errors import UserError
-from mdm_lightning.evaluation.base import Row, Settings, Subject
+from mdm_lightning.evaluation.base import Row, Subject
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.generation.cost import cost_rows
 from mdm_lightning.evaluation.generation.generate import SEQUENCES, generate
 from mdm_lightning.evaluation.generation.task import prompts, score_rows
-from mdm_lightning.evaluation.statistics import standard_error
 from mdm_lightning.sampling.cache import NoCache
 from mdm_lightning.sampling.sampler import Sampler
 
@@ -59,22 +58,20 @@ class Caching:
         """
         size, task = self.prepare(subject), subject.task
         given = None if task is None and not subject.prompted else lambda unit: prompts(subject, unit)
-        runs, scores, settings = [], [], {}
-        for sampler in (replace(self.sampler, cache=NoCache()), self.sampler):
+        runs, scores = [], []
+        # With the cache first: of several rows of a metric, a sweep goes by the first.
+        for sampler in (self.sampler, replace(self.sampler, cache=NoCache())):
             run = generate(subject, sampler, size, self.batch_size, given)
             settings = {"cache": "none", **describe_sampler(sampler)}
             judged = [] if task is None else list(score_rows(task, run.tokens, settings))
             yield from (*judged, *cost_rows(run, settings))
             runs.append(run)
             scores.append(judged)
-        plain, cached = runs
+        cached, plain = runs
+        settings = describe_sampler(self.sampler)
         generated = plain.revealed_at >= 0
         differ = ((plain.tokens != cached.tokens) & generated).sum(1) / generated.sum(1).clamp(min=1)
-        yield _mean("tokens_changed", differ.double().tolist(), settings)
-        for before, after in zip(*scores, strict=True):
+        yield Row.of_scores("tokens_changed", differ, settings)
+        for after, before in zip(*scores, strict=True):
             pairs = zip(before.scores or (), after.scores or (), strict=True)
-            yield _mean(f"{before.metric}_change", [float(y - x) for x, y in pairs], settings)
-
-
-def _mean(metric: str, scores: Sequence[float], settings: Settings) -> Row:
-    return Row(metric, sum(scores) / len(scores), standard_error(scores), len(scores), settings, None, scores)
+            yield Row.of_scores(f"{before.metric}_change", [float(y - x) for x, y in pairs], settings)

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from mdm_lightning.evaluation.base import Row, Settings
 from mdm_lightning.evaluation.generation.generate import GeneratedBatch
-from mdm_lightning.evaluation.statistics import standard_error
 
 
 def cost_rows(generated: GeneratedBatch, settings: Settings) -> Iterator[Row]:
@@ -18,7 +17,6 @@ def cost_rows(generated: GeneratedBatch, settings: Settings) -> Iterator[Row]:
         ("forward_passes", generated.sequence_nfe),
         ("tokens_computed", generated.sequence_positions),
     ):
-        scores = cost.double().tolist()
-        yield Row(metric, sum(scores) / n, standard_error(scores), n, settings, None, scores)
+        yield Row.of_scores(metric, cost, settings)
     tokens = int((generated.revealed_at >= 0).sum())
     yield Row("tokens_per_second", tokens / generated.seconds, None, n, settings)

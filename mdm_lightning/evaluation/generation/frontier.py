@@ -141,14 +141,13 @@ class Frontier:
         settings |= {"scorer": self.scorer.protocol}
         if at is None:
             return Row(MATCHED, math.nan, None, size, settings, "lower")
-        scores = at.tolist()
-        return Row(MATCHED, float(at.mean()), standard_error(scores), size, settings, "lower", scores)
+        return Row.of_scores(MATCHED, at, settings, "lower")
 
 
 def _rows(texts: _Texts, settings: Settings) -> Iterator[Row]:
     """Neither judges by itself: which way is better depends on the other."""
-    for metric, scores in ((NATS, texts.nats.tolist()), (ENTROPY, texts.entropy.tolist())):
-        yield Row(metric, float(np.mean(scores)), standard_error(scores), len(scores), settings, None, scores)
+    yield Row.of_scores(NATS, texts.nats, settings)
+    yield Row.of_scores(ENTROPY, texts.entropy, settings)
 
 
 def _text(curve: Curve, height: Row, held_out: tuple[float, float]) -> str:

@@ -13,7 +13,6 @@ from mdm_lightning.evaluation.base import NotApplicable, Row, Subject, batches
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.generation.generate import SEQUENCES, generate
 from mdm_lightning.evaluation.generation.python_syntax import parses
-from mdm_lightning.evaluation.statistics import standard_error
 from mdm_lightning.sampling.sampler import Sampler
 
 
@@ -69,9 +68,7 @@ class PythonParses:
             return [parses_as_python(row, subject.tokenizer) for row in tokens[unit.start : unit.stop].tolist()]
 
         verdicts = subject.processes.map(judge, batches(len(tokens), self.batch_size), "parsing")
-        scores = np.concatenate(verdicts).astype(np.float64)
-        share, n = float(scores.mean()), len(scores)
-        return Row("parses", share, standard_error(scores.tolist()), n, settings, "higher", scores.tolist())
+        return Row.of_scores("parses", np.concatenate(verdicts), settings, "higher")
 
 
 def parses_as_python(tokens: list[int], tokenizer: Tokenizer) -> bool:

@@ -85,7 +85,7 @@ class Generation:
             if scores.counted.any():
                 yield from scorer_rows(scores, {**settings, "scorer": self.scorer.protocol})
             for metric, values in measures.items():
-                yield mean_row(metric, values, settings)
+                yield Row.of_scores(metric, values, settings)
 
     def _measure(
         self, subject: Subject, scorer: PreparedScorer, tokens: Int64[np.ndarray, "s l"]
@@ -103,12 +103,6 @@ class Generation:
         duplicates = copied(tokens, subject.data.train.stream, width, subject.processes).mean(axis=1)
         scores = Scores(*(np.concatenate(column) for column in zip(*(part for _, part in parts), strict=True)))
         return {**measures, "duplicates": duplicates}, scores
-
-
-def mean_row(metric: str, scores: Float64[np.ndarray, " s"], settings: Settings) -> Row:
-    """The mean over sequences."""
-    listed = scores.tolist()
-    return Row(metric, float(scores.mean()), standard_error(listed), len(listed), settings, None, listed)
 
 
 def scorer_rows(scores: Scores, settings: Settings) -> Iterator[Row]:

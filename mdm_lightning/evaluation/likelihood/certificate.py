@@ -34,7 +34,7 @@ from mdm_lightning.arguments import check, check_numbers
 from mdm_lightning.denoiser.exact import ExactDenoiser
 from mdm_lightning.evaluation.base import Row, Settings, Subject, batches
 from mdm_lightning.evaluation.description import describe_sampler
-from mdm_lightning.evaluation.statistics import LEVEL, empirical_bernstein, standard_error
+from mdm_lightning.evaluation.statistics import LEVEL, empirical_bernstein
 from mdm_lightning.sampling.agenda import Work
 from mdm_lightning.sampling.cache import NoCache
 from mdm_lightning.sampling.canvas import Canvas
@@ -112,8 +112,7 @@ class Certificate:
             "floor": self.floor,
             **describe_sampler(self.sampler),
         }
-        error = standard_error(scores.tolist())
-        yield Row("parallel_kl", float(scores.mean()), error, size, settings, "lower", scores.tolist())
+        yield Row.of_scores("parallel_kl", scores, settings, "lower")
         yield Row("parallel_kl_bound", bound, None, size, {**settings, "confidence": self.confidence}, "lower")
         subject.outputs.text("certificate", self._words(bound, n, str(settings["against"])))
 

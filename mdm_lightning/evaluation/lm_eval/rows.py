@@ -34,8 +34,7 @@ def score_rows(
         aggregate = _of_metric(cast(dict[str, Any], task.aggregation()), metric, mean)
         if aggregate is not mean:  # perplexity, say, which has no score of an instance
             return Row(label, float(aggregate(values)), None, len(values), settings, better)
-        scores = [float(value) for value in values]
-        return Row(label, mean(scores), standard_error(scores), len(scores), settings, better, scores)
+        return Row.of_scores(label, [float(value) for value in values], settings, better)
 
     for (metric, choice), of_tasks in found.items():
         everything = [value for values in of_tasks.values() for value in values]
