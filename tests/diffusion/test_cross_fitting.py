@@ -39,7 +39,14 @@ def test_what_cannot_be_is_infinite_and_no_warning():
     assert math.isnan(found.stderr)
 
 
-@pytest.mark.parametrize("measure", [loss_profile, order_table])
+def blocks(rng: np.random.Generator) -> AnchoredCosts:
+    """One to three blocks of each sequence, all alike: they are worth no more than one."""
+    curves = order_table(rng).curves
+    owners = np.repeat(np.arange(SEQUENCES), rng.integers(1, 4, size=SEQUENCES))
+    return AnchoredCosts(np.arange(N), curves[owners], owners)
+
+
+@pytest.mark.parametrize("measure", [loss_profile, order_table, blocks])
 def test_what_was_chosen_is_scored_by_others(measure: Callable[[np.random.Generator], CountCosts]):
     """Where all counts are equally good, the best on the same 20 sequences seem better by many standard errors; those
     chosen by the other half do not, and their error is that of the estimate, over 200 measurements."""
@@ -118,6 +125,25 @@ def test_the_mean_over_sequences_is_the_cost(measure):
         assert half == pytest.approx(measured.per_sequence(counts)[1::2])
     with pytest.raises(ValueError, match="sum to the length 8"):
         measured.per_sequence([3])
+
+
+@pytest.mark.parametrize("kind", [AnchoredCosts, SolvedCosts])
+def test_blocks_stay_with_their_sequence(kind):
+    """In either half, and in the error: two blocks of each sequence count as one."""
+    curves, owners = path_curves(np.random.default_rng(0)).curves, np.arange(SEQUENCES) // 2
+    measured = kind(np.arange(N), curves, owners)
+    for counts in ([8], [1] * 8, [2, 0, 5, 1]):
+        each = measured.per_sequence(counts)
+        assert each == pytest.approx(measured.per_row(counts).reshape(-1, 2).mean(1))
+        assert each.mean() == pytest.approx(measured.costs.score(counts))
+    half = measured.part(slice(1, None, 2))
+    assert half.owners is not None
+    assert half.owners.tolist() == [1, 1, 3, 3, 5, 5, 7, 7, 9, 9]
+    assert np.array_equal(half.curves, curves[np.isin(owners, half.owners)])
+    with pytest.raises(ValueError, match="two sequences"):
+        kind(np.arange(N), curves, np.zeros(SEQUENCES, dtype=int))
+    with pytest.raises(ValueError, match="an owner for each"):
+        kind(np.arange(N), curves, owners[1:])
 
 
 def test_solved_by_nobody_costs_infinitely_much():

@@ -72,9 +72,10 @@ def test_the_reference_walks_own_steps_are_exact(order, block, knots):
     )
     assert profile.length == (block or LENGTH)
     assert list(profile.anchors) == revealed_counts(profile.length, knots)
-    costs = profile.likelihood.per_sequence(own).reshape(12, blocks)
+    costs = profile.likelihood.per_row(own).reshape(12, blocks)
     np.testing.assert_allclose(costs.sum(1), walked.cost.numpy(), rtol=1e-9)
     assert profile.likelihood.costs.score(own) == pytest.approx(costs.mean())
+    np.testing.assert_allclose(profile.likelihood.per_sequence(own), costs.mean(1))
     if block is None:
         drawn = profile.predicted_accuracy(own, greedy=False)
         assert drawn.value == pytest.approx(np.exp(-costs).mean())

@@ -23,12 +23,14 @@ from mdm_lightning.diffusion.profile.step_costs import StepCosts
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AnchoredCosts(CountCosts):
-    """Costs of s sequences of n positions at a anchors.
+    """Costs of s sequences, or of blocks of sequences, of n positions at a anchors.
 
     Args:
         anchors: numbers r of revealed positions, increasing from 0 to at most n - 1.
         curves: entry (s, a, j) is what the first j positions cost sequence s at the anchor, in nats; 0 for j = 0; what
             lies beyond the masked positions is not read.
+        owners: number of the sequence that each is a block of: blocks of one sequence are not independent. None where
+            each is a sequence.
 
     Raises:
         ValueError: the shapes do not fit each other, or there are fewer than two sequences.
@@ -36,10 +38,14 @@ class AnchoredCosts(CountCosts):
 
     anchors: Int64[np.ndarray, " a"]
     curves: Float64[np.ndarray, "s a n+1"]
+    owners: Int64[np.ndarray, " s"] | None = None
 
     def __post_init__(self) -> None:
-        sequences, anchors, width = self.curves.shape
+        rows, anchors, width = self.curves.shape
         name = type(self).__name__
+        if self.owners is not None and self.owners.shape != (rows,):
+            raise ValueError(f"{name}: there must be an owner for each of {rows} blocks")
+        sequences = rows if self.owners is None else len(np.unique(self.owners))
         if sequences < 2:
             raise ValueError(f"{name}: there must be two sequences or more, got {sequences}")
         increasing = self.anchors.shape == (anchors,) and anchors and self.anchors[0] == 0
@@ -56,9 +62,13 @@ class AnchoredCosts(CountCosts):
         return self.curves.shape[2] - 1
 
     def part(self, sequences: slice) -> Self:
-        """The costs of some of the sequences."""
+        """The costs of some of the sequences, with all their blocks."""
         fewer = object.__new__(type(self))  # whatever the constructor of a subclass makes curves of
-        AnchoredCosts.__init__(fewer, self.anchors, self.curves[sequences])
+        if self.owners is None:
+            AnchoredCosts.__init__(fewer, self.anchors, self.curves[sequences])
+        else:
+            kept = np.isin(self.owners, np.unique(self.owners)[sequences])
+            AnchoredCosts.__init__(fewer, self.anchors, self.curves[kept], self.owners[kept])
         return fewer
 
     @cached_property
@@ -71,7 +81,23 @@ class AnchoredCosts(CountCosts):
         return StepCosts(table)
 
     def per_sequence(self, counts: Counts) -> Float64[np.ndarray, " s"]:
-        """What so many positions at each step cost each sequence, in nats.
+        """What so many positions at each step cost each sequence, in nats; of sequences in blocks, each one's share of
+        the mean cost of a block, to first order (delta method).
+
+        Raises:
+            ValueError: the counts do not sum to n.
+        """
+        cost = self.per_row(counts)
+        if self.owners is None:
+            return cost
+        _, owner, blocks = np.unique(self.owners, return_inverse=True, return_counts=True)
+        mean = cost.mean()
+        if not np.isfinite(mean):
+            return np.full(len(blocks), mean)
+        return mean + (np.bincount(owner, cost) - mean * blocks) / blocks.mean()
+
+    def per_row(self, counts: Counts) -> Float64[np.ndarray, " s"]:
+        """What they cost each sequence or block, in nats.
 
         Raises:
             ValueError: the counts do not sum to n.

@@ -40,6 +40,7 @@ class PathProfile:
             the anchor, summed; 0 for j = 0; what lies beyond the masked positions is not read.
         solid: share of the masked positions, in the order, before the first whose most probable token is not the
             sequence's own: 1 if there is none.
+        owners: as of ``AnchoredCosts``, where rows are blocks.
 
     Raises:
         ValueError: the shapes do not fit each other.
@@ -48,6 +49,7 @@ class PathProfile:
     anchors: Int64[np.ndarray, " a"]
     paths: Float64[np.ndarray, "s a n+1"]
     solid: Float64[np.ndarray, "s a"]
+    owners: Int64[np.ndarray, " s"] | None = None
 
     def __post_init__(self) -> None:
         sequences, anchors, width = self.paths.shape
@@ -68,12 +70,12 @@ class PathProfile:
     @cached_property
     def likelihood(self) -> AnchoredCosts:
         """Nats that steps cost on average."""
-        return AnchoredCosts(self.anchors, -self.paths)
+        return AnchoredCosts(self.anchors, -self.paths, self.owners)
 
     @cached_property
     def solved(self) -> SolvedCosts:
         """-log of the share of sequences that steps leave intact, in nats: for problems with one right answer."""
-        return SolvedCosts(self.anchors, -self.paths)
+        return SolvedCosts(self.anchors, -self.paths, self.owners)
 
     def predicted_accuracy(self, counts: Counts, *, greedy: bool) -> Estimate:
         """The share of sequences that come out as they are, with its standard error over sequences.
@@ -87,7 +89,7 @@ class PathProfile:
             greedy: tokens are the most probable ones; otherwise they are drawn.
         """
         if not greedy:
-            return Estimate.of(np.exp(-self.likelihood.per_sequence(counts)))
+            return Estimate.of(np.exp(-self.likelihood.per_row(counts)))
         numbers = np.asarray(counts)
         intact = np.ones(len(self.paths))
         for revealed, count in zip(np.cumsum(numbers) - numbers, numbers, strict=True):

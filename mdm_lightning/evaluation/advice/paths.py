@@ -95,12 +95,14 @@ class Paths:
             few = [unit[: self.own_blocks - b] for unit, b in zip(units, before, strict=False) if b < self.own_blocks]
             judged = [row for part in subject.processes.map(asked.own_blocks, few, "own blocks") for row in part]
             profiles["own blocks"] = _profile(asked.block_anchors, width, judged)
-            passes += int(sum(len(steps[k][0]) for steps in judged for k in steps))
+            passes += int(sum(len(steps[k][0]) for _, steps in judged for k in steps))
         return MeasuredPaths(profiles, int(blocks.max()), size, passes)
 
 
 Steps = dict[int, tuple[Float64[np.ndarray, " m"], Bool[np.ndarray, " m"]]]
 """By anchor: log-probabilities in the order, and where the most probable token was right."""
+OfSequence = tuple[int, Steps]
+"""Steps of a sequence, or of one of its blocks, with the sequence's number."""
 
 
 @dataclass(frozen=True)
@@ -121,19 +123,19 @@ class _Walk:
     def block_anchors(self) -> list[int]:
         return revealed_counts(self.width, self.block_knots)
 
-    def __call__(self, unit: Sequence[int]) -> dict[str, list[Steps]]:
+    def __call__(self, unit: Sequence[int]) -> dict[str, list[OfSequence]]:
         tokens, maskable = self._batch(unit)
         own = self._generate(unit, tokens, maskable, self.anchors)
         return {
-            name: [steps for _, steps in self._steps(unit, sequences, maskable, self.anchors)]
+            name: list(self._steps(unit, sequences, maskable, self.anchors))
             for name, sequences in (("responses", tokens), ("own", own))
         }
 
-    def own_blocks(self, unit: Sequence[int]) -> list[Steps]:
+    def own_blocks(self, unit: Sequence[int]) -> list[OfSequence]:
         tokens, maskable = self._batch(unit)
         own = self._generate(unit, tokens, maskable, self.block_anchors)
         walks = self._anchors(unit, own, maskable, self.block_anchors)
-        judged: list[Steps] = []
+        judged: list[OfSequence] = []
         for block in range(max(len(blocks) for blocks in walks)):
             rows: list[Steps] = [{} for _ in walks]
             for knot in range(len(self.block_anchors)):
@@ -141,7 +143,7 @@ class _Walk:
                 losses = block_losses(self._walker(self.block_anchors), self.subject.denoiser, own, states)
                 for row, loss in zip(rows, losses, strict=True):
                     row[knot] = (-loss, loss <= 0)
-            judged += rows
+            judged += zip(unit, rows, strict=True)
         return judged
 
     def _batch(self, unit: Sequence[int]) -> tuple[Int64[Tensor, "b l"], Bool[Tensor, "b l"]]:
@@ -187,19 +189,19 @@ class _Walk:
 
     def _steps(
         self, unit: Sequence[int], sequences: Tensor, maskable: Tensor, anchors: list[int]
-    ) -> Iterator[tuple[int, Steps]]:
-        for row, blocks in enumerate(self._anchors(unit, sequences, maskable, anchors)):
+    ) -> Iterator[OfSequence]:
+        for number, blocks in zip(unit, self._anchors(unit, sequences, maskable, anchors), strict=True):
             for block in blocks:
-                yield row, {knot: (anchor.log_probability, anchor.right) for knot, anchor in block.items()}
+                yield number, {knot: (anchor.log_probability, anchor.right) for knot, anchor in block.items()}
 
 
-def _profile(anchors: list[int], width: int, rows: Sequence[Steps]) -> PathProfile:
+def _profile(anchors: list[int], width: int, rows: Sequence[OfSequence]) -> PathProfile:
     paths = np.zeros((len(rows), len(anchors), width + 1))
     solid = np.ones((len(rows), len(anchors)))
-    for row, steps in enumerate(rows):
+    for row, (_, steps) in enumerate(rows):
         for knot, (log_probability, right) in steps.items():
             masked = width - anchors[knot]
             path = np.concatenate([[0.0], np.cumsum(log_probability)])
             paths[row, knot, : masked + 1] = stretched(path, masked)
             solid[row, knot] = 1.0 if right.all() else right.argmin() / len(right)
-    return PathProfile(np.array(anchors), paths, solid)
+    return PathProfile(np.array(anchors), paths, solid, np.array([number for number, _ in rows]))
