@@ -47,6 +47,19 @@ def describe_sampler(sampler: Sampler, steps: int | None = None) -> dict[str, st
     return settings
 
 
+def told_apart(samplers: Sequence[Sampler]) -> list[str]:
+    """Names of samplers: their orders, and where some have the same one, what else departs from plain sampling."""
+    orders = [describe(sampler.order) for sampler in samplers]
+    if len(set(orders)) == len(orders):
+        return orders
+    names = []
+    for order, sampler in zip(orders, samplers, strict=True):
+        settings = describe_sampler(sampler).items()
+        rest = [f"{key} {value}" for key, value in settings if key not in ("schedule", "count", "order", "steps")]
+        names.append(f"{order} ({', '.join(rest)})" if rest else order)
+    return names
+
+
 def describe(component: Any) -> str:
     """The name of a component's class, and its parameters: "Linear", "Beta(0.9, 0.3)", "Confidence".
 

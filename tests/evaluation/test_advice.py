@@ -303,6 +303,18 @@ def test_the_theorem_is_about_tokens_drawn_as_predicted():
         assert "Nothing can check this" in said(tokens)
 
 
+def test_samplers_of_one_order_are_told_apart():
+    """By what else they do; and the theorem is said to be about one of them only."""
+    plain = Sampler(LinearSchedule(), Expected(), Random(), TokenSampler())
+    cool = dataclasses.replace(plain, tokens=TokenSampler(temperature=0.7))
+    text = checked_run(distribution_subject(4), plain, steps=(2,), orders=[cool], racers=4)[0].texts["advice"]
+    names = [line.split(" with ")[0] for line in text.splitlines() if " with Linear, Expected |" in line]
+    assert set(names) == {"| 2 | Random", "| 2 | Random (temperature 0.7)"}
+    bound = "the K-step NELBO, a proved bound on the likelihood under every schedule"
+    assert f"- Random: {bound}\n" in text
+    assert f"- Random (temperature 0.7): {bound}; of tokens drawn as they are predicted, and so a guess here" in text
+
+
 class Pairs:
     """Two pairs of equal letters."""
 

@@ -17,6 +17,7 @@ from mdm_lightning.evaluation.advice.predicted import Advice, advice_text, advis
 from mdm_lightning.evaluation.advice.proposals import Proposal, propose, shortlist
 from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import Row, Subject
+from mdm_lightning.evaluation.description import told_apart
 from mdm_lightning.evaluation.likelihood.profile import Profile
 from mdm_lightning.files import to_json
 from mdm_lightning.sampling.order import Random, RevealOrder
@@ -147,7 +148,9 @@ class Advise:
                     kind_of_walk(sampler)
                 except ValueError as error:
                     raise UserError(f"advice by likelihood is not possible: {error}") from error
-        costs = [measure_costs(sampler, self.profile, self.paths, subject) for sampler in self.samplers]
+        measured = [measure_costs(sampler, self.profile, self.paths, subject) for sampler in self.samplers]
+        names = told_apart(self.samplers)
+        costs = [one._replace(name=name) for one, name in zip(measured, names, strict=True)]
         own = costs[0].profile
         known = [] if own is None else [advise(own, self.sampler, steps) for steps in self.steps]
         proposals: dict[int, list[Proposal]] = {}
@@ -179,7 +182,8 @@ class Advise:
         raced: list[Proposal] = []
         left: list[Proposal] = []
         for one in costs:
-            found = propose(one.sampler, steps, one.averages, one.length, one.blocks)
+            proposed = propose(one.sampler, steps, one.averages, one.length, one.blocks)
+            found = [replace(proposal, name=one.name) for proposal in proposed]
             best = shortlist(found, one.averages, len(found))
             if one is costs[0]:
                 best = [found[0], *(proposal for proposal in best if proposal is not found[0])]

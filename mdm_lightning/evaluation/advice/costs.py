@@ -35,6 +35,13 @@ class Costs(NamedTuple):
     """Forward passes of single sequences."""
     profile: LossProfile | None = None
     """For positions in random order."""
+    name: str = ""
+    """By which the sampler is told from others; empty for its order."""
+
+    @property
+    def order(self) -> str:
+        """The name."""
+        return self.name or describe(self.sampler.order)
 
     @property
     def averages(self) -> dict[str, StepCosts]:
@@ -66,14 +73,15 @@ def measure_costs(sampler: Sampler, profile: Profile, paths: Paths, subject: Sub
         )
     if looks:
         return path_costs(sampler, paths.measure(subject, sampler), task=subject.task is not None)
+    guess = "" if sampler.draws_as_predicted else "; of tokens drawn as they are predicted, and so a guess here"
     if isinstance(order, StaticOrder) and not isinstance(order, Random):
         table = OrderCosts(order, profile.knots, profile.sequences, profile.batch_size).measure(subject)
         size = len(table.curves)
         exact = "exact for the order of each sequence" if order.reads_noise else "exact"
-        basis = f"the likelihood of every counts, {exact}"
+        basis = f"the likelihood of every counts, {exact}{guess}"
         return Costs(sampler, {"table": table}, basis, table.length, 1, size, size * len(table.anchors))
     measured, size = profile.measure(subject)
-    basis = "the K-step NELBO, a proved bound on the likelihood under every schedule"
+    basis = f"the K-step NELBO, a proved bound on the likelihood under every schedule{guess}"
     passes = size * len(measured.counts)
     return Costs(sampler, {"loss profile": measured}, basis, measured.length, 1, size, passes, measured)
 
@@ -113,7 +121,7 @@ def predictions(costs: Costs, budget: int) -> Iterator[Prediction]:
 
     for name, measured in costs.by_name.items():
         yield Prediction(
-            describe(costs.sampler.order),
+            costs.order,
             budget,
             name,
             Estimate.of(measured.per_sequence(rounding.counts(LinearSchedule(), steps, n))),

@@ -22,19 +22,26 @@ class Proposal:
         sampler: the whole sampler.
         sources: who proposes it.
         counts: positions per step of a block of reference length; None where chance decides.
+        name: by which the sampler is told from those of other orders; by default its order.
     """
 
     sampler: Sampler
     sources: tuple[str, ...]
     counts: tuple[int, ...] | None
+    name: str = ""
+
+    @property
+    def order(self) -> str:
+        """The name."""
+        return self.name or describe(self.sampler.order)
 
     @property
     def label(self) -> str:
         """Order, schedule and rounding in words."""
-        schedule, order = self.sampler.schedule, describe(self.sampler.order)
+        schedule = self.sampler.schedule
         if isinstance(schedule, TabulatedSchedule) and self.counts is not None:
-            return f"{order} with counts " + "+".join(str(count) for count in self.counts)
-        return f"{order} with {describe(schedule)}, {describe(self.sampler.count)}"
+            return f"{self.order} with counts " + "+".join(str(count) for count in self.counts)
+        return f"{self.order} with {describe(schedule)}, {describe(self.sampler.count)}"
 
     def passes(self, blocks: int) -> int:
         """Forward passes per sequence, at most."""

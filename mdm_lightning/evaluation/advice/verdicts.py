@@ -7,7 +7,6 @@ from mdm_lightning.evaluation.advice.costs import Costs, Prediction
 from mdm_lightning.evaluation.advice.predicted import taken
 from mdm_lightning.evaluation.advice.proposals import Proposal
 from mdm_lightning.evaluation.base import Row
-from mdm_lightning.evaluation.description import describe
 from mdm_lightning.tables import markdown_table
 
 UNDECIDABLE = (
@@ -52,7 +51,7 @@ def predictions_text(said: Sequence[tuple[Costs, Prediction]]) -> str:
         markdown_table(header, rows, left=3),
         "",
     ]
-    basis = {describe(costs.sampler.order): costs.basis for costs, _ in said}
+    basis = {costs.order: costs.basis for costs, _ in said}
     words += [f"- {order}: {worth}" for order, worth in basis.items()]
     return "\n".join(words)
 
@@ -93,7 +92,7 @@ def verdict_text(found: Sequence[Checked], left_out: Mapping[int, Sequence[Propo
 def _worth(found: Sequence[Checked]) -> list[str]:
     """What the scores of the orders are, where they are likelihoods."""
     kinds = {
-        describe(proposal.sampler.order): kind
+        proposal.order: kind
         for checked in found
         for proposal, kind in zip(checked.proposals, checked.kinds, strict=True)
         if kind
