@@ -182,6 +182,23 @@ def test_other_rules_need_another_folder(race, raced, tmp_path):
     assert content["agreed"]["race"] == [10, 0.4]
 
 
+def test_text_races_for_all_of_the_limit(sweep, text_model, tmp_path):
+    """Also where not ten times as many sequences are left to confirm on: these are then fewer."""
+    fewer = ("schedule.alpha=0.9", "schedule.beta=0.9", "sampler.steps=2", "sampler=expected_random")
+    outcome = sweep(
+        f"ckpt={text_model}",
+        "sweep.dir=sweep",
+        *RACE,
+        *fewer,
+        "sweep.limit=40",
+        "sweep.race_first=40",
+        "sweep.full=null",
+    )
+    assert outcome.status == 0, outcome.stderr
+    (cell, *_) = (cell for (stage, *_), cell in pieces(tmp_path / "sweep").items() if stage == "race")
+    assert cell.row(METRIC).n == races(tmp_path / "sweep")[2].instances == 40
+
+
 @pytest.mark.ddp
 def test_two_ranks_race_as_one(sweep, task_model, raced, tmp_path):
     first, second = sweep.on_two_ranks(f"ckpt={task_model}", *RACE, *TWO, f"sweep.dir={tmp_path}/two")

@@ -202,10 +202,12 @@ class SweepRun:
         settings = self.plan.settings
         if settings.full is not None:
             return settings.full
-        if self.subject.task is None or self._available is None:
+        if self._available is None:
             return 10 * settings.limit  # of texts to generate there is no end
         left = self._available - settings.limit
-        return left if left > 1 else settings.limit
+        if left < 2:
+            return settings.limit
+        return left if self.subject.task is not None else min(left, 10 * settings.limit)
 
     def _refinement(self) -> list[Overrides]:
         """The best schedules of the grid per step budget and task, over all other axes, and what to run for them."""
