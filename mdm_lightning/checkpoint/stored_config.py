@@ -171,14 +171,21 @@ def check_run(config: Any, origin: object) -> dict[str, Any]:
     Raises:
         UserError: it names something else.
     """
-    from mdm_lightning.training import dashboards, loggers, optimizer, schedule_watch, strategy  # they take seconds
+    from mdm_lightning.training import (  # they take seconds
+        dashboards,
+        loggers,
+        muon,
+        optimizer,
+        schedule_watch,
+        strategy,
+    )
 
     kinds = (
         *PARTS,
         *(masking.IndependentMasking, masking.CountMasking, masking.StepMasking, masking.NextToken),
-        *(timesteps.UniformTimes, timesteps.StratifiedTimes),
+        *(timesteps.UniformTimes, timesteps.StratifiedTimes, timesteps.BellTimes),
         Sampler,
-        *(optimizer.AdamW, optimizer.Constant, optimizer.Cosine, optimizer.Linear),
+        *(muon.Muon, optimizer.AdamW, optimizer.Constant, optimizer.Cosine, optimizer.Linear),
         *(dashboards.TensorBoard, loggers.CsvLog, loggers.MlflowLog, loggers.WandbLog),
         *(strategy.FullySharded, schedule_watch.ScheduleWatch),
     )

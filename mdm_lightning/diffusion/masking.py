@@ -83,8 +83,8 @@ class ForwardProcess(Protocol):
 class IndependentMasking:
     """Masks each token independently with probability 1 - alpha_t at a random time t: the continuous-time NELBO.
 
-    The weight of a sequence is dalpha_t / (1 - alpha_t) at its time: whatever the schedule, the expected loss is the
-    same NELBO.
+    The weight of a sequence is dalpha_t / (1 - alpha_t) at its time, over the density of times where they are not
+    uniform: whatever the schedule, the expected loss is the same NELBO.
     """
 
     schedule: MaskSchedule
@@ -105,7 +105,7 @@ class IndependentMasking:
     ) -> MaskedBatch:
         t, noise = _draw(self.times, tokens, generator, micro_batch, micro_batches)
         masked = (noise < self.schedule.masked_t(t)[:, None]) & maskable
-        weight = self.schedule.weight_t(t)[:, None]
+        weight = (self.schedule.weight_t(t) * self.times.weight(t))[:, None]
         return apply_mask(tokens, masked, maskable, mask_id, self.schedule.alpha_t(t), weight)
 
 
@@ -135,7 +135,7 @@ class CountMasking:
         t, noise = _draw(self.times, tokens, generator, micro_batch, micro_batches)
         n = maskable.sum(1)
         # t = 0 is all masked, so time t stands for k = n - floor(t n) masks.
-        return mask_counts(tokens, maskable, mask_id, n - (t * n).floor().long(), noise)
+        return mask_counts(tokens, maskable, mask_id, n - (t * n).floor().long(), noise, self.times.weight(t))
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class StepMasking:
         step = torch.searchsorted(grid[1:-1].contiguous(), share, right=True)
         ratio = self.schedule.masked_t(times)[step]  # which 1 - alpha may have no digit of
         masked = (noise < ratio[:, None]) & maskable
-        return apply_mask(tokens, masked, maskable, mask_id, grid[step], 1 / ratio[:, None])
+        return apply_mask(tokens, masked, maskable, mask_id, grid[step], (self.times.weight(share) / ratio)[:, None])
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,10 @@ def mask_counts(
     mask_id: int,
     count: Int64[Tensor, " b"],
     noise: Float64[Tensor, "b l"],
+    factor: Float64[Tensor, " b"] | float = 1.0,
 ) -> MaskedBatch:
-    """Masks the ``count`` maskable positions of each sequence where the noise is least, with weight n / count.
+    """Masks the ``count`` maskable positions of each sequence where the noise is least, with weight n / count times
+    ``factor``.
 
     With the same noise, the masks of different counts are nested.
     """
@@ -241,7 +243,7 @@ def mask_counts(
     rank = noise.masked_fill(~maskable, math.inf).argsort(dim=1).argsort(dim=1)
     masked = (rank < count[:, None]) & maskable
     # A sequence with nothing to mask has n = count = 0: its alpha is irrelevant, but must be finite.
-    alpha, weight = (n - count).double() / n.clamp(min=1), n.double() / count.clamp(min=1)
+    alpha, weight = (n - count).double() / n.clamp(min=1), factor * n.double() / count.clamp(min=1)
     return apply_mask(tokens, masked, maskable, mask_id, alpha, weight[:, None])
 
 

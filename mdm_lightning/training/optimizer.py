@@ -1,6 +1,7 @@
 """Optimisers and learning-rate schedules, as objects a config can name."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,7 +41,10 @@ class AdamW:
         check(self, "weight_decay", finite(self.weight_decay, 0), "finite and not negative")
 
     def __call__(self, model: nn.Module) -> Optimizer:
-        parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        return self.over([(name, p) for name, p in model.named_parameters() if p.requires_grad])
+
+    def over(self, parameters: Sequence[tuple[str, nn.Parameter]]) -> Optimizer:
+        """The optimiser of some parameters, given with their names."""
         decayed = [p for name, p in parameters if p.ndim >= 2 and "embedding" not in name.split(".")]
         plain = [p for name, p in parameters if p.ndim < 2 or "embedding" in name.split(".")]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]

@@ -109,6 +109,8 @@ optimizer.betas=[0.9,1] | optimizer.betas must be two numbers in [0, 1)
 optimizer.eps=0 | optimizer.eps must be positive and finite
 optimizer.weight_decay=-1 | optimizer.weight_decay must be finite and not negative, got -1
 optimizer.weight_decay=nan | optimizer.weight_decay must be finite
+optimizer=muon optimizer.momentum=1 | optimizer.momentum must be a number in [0, 1)
+timesteps@training.times=bell training.times.std=0 | training.times.std must be positive and finite
 lr_schedule.warmup_steps=-1 | lr_schedule.warmup_steps must be at least 0
 lr_schedule.warmup_steps=50 | lower lr_schedule.warmup_steps or raise trainer.max_steps
 lr_schedule.final=2 | lr_schedule.final must be from 0 to 1

@@ -110,6 +110,14 @@ def test_killed_then_resumed(train, tmp_path, uninterrupted, step):
     assert_same_run(uninterrupted, tmp_path / "cut")
 
 
+def test_two_optimisers_in_one_and_weighted_times_resume(train, tmp_path):
+    muon = ("optimizer=muon", "timesteps@training.times=bell")
+    assert train("run_dir=whole", *muon).status == 0
+    assert train("run_dir=cut", *muon, *interfere("SendSignal", number="SIGTERM", step=5)).status == 75
+    assert train("ckpt=cut").status == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_resumed_with_workers(train, tmp_path, uninterrupted):
     """Loading processes read ahead; what they had read when the run was killed is read again."""
     two = "training.workers=2"

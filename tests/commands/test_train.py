@@ -88,6 +88,8 @@ def test_averaged_weights_are_what_is_validated_and_saved(train, tmp_path):
         "schedule@training.schedule=beta",
         "schedule@training.schedule=cosine",
         "timesteps@training.times=uniform",
+        "timesteps@training.times=bell",
+        "optimizer=muon",
         "lr_schedule=linear",
         "model.time_conditioning=true",
         "model.tie_weights=true",

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,17 +15,17 @@ from mdm_lightning.diffusion import masking
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking, StepMasking, mask_counts
 from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
-from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, SineSchedule
-from mdm_lightning.diffusion.timesteps import StratifiedTimes, UniformTimes
+from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule, PolynomialSchedule, SineSchedule
+from mdm_lightning.diffusion.timesteps import BellTimes, StratifiedTimes, UniformTimes
 
 from .tables import SCHEDULES, all_masks, name_of, z_score
 
 MASK = 11
 
 
-class FixedTime:
-    def __init__(self, t: float) -> None:
-        self.t = t
+@dataclass(frozen=True)
+class FixedTime(UniformTimes):
+    t: float = 0.5
 
     def __call__(self, uniform, micro_batch, micro_batches):
         return torch.full_like(uniform, self.t)
@@ -303,3 +304,19 @@ def test_masks_of_growing_counts_are_nested(b, length, seed):
         assert not (before & ~masked).any()
         assert not (masked & ~maskable).any()
         before = masked
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        IndependentMasking(PolynomialSchedule(2.0), BellTimes()),
+        CountMasking(BellTimes(mean=0.3)),
+        StepMasking(LinearSchedule(), BellTimes(std=0.4), steps=3),
+    ],
+    ids=lambda process: type(process).__name__,
+)
+def test_times_that_are_not_uniform_leave_the_expected_loss_alone(process):
+    """Each position's expected weight is one: a model that loses one nat per masked token has its length as NELBO."""
+    tokens = torch.zeros(40_000, 8, dtype=torch.long)
+    batch = process(tokens, torch.ones_like(tokens, dtype=torch.bool), 9, torch.Generator().manual_seed(0))
+    assert float(batch.weight.double().sum() / tokens.numel()) == pytest.approx(1, abs=0.01)

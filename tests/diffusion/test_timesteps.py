@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdm_lightning.diffusion.timesteps import StratifiedTimes, UniformTimes
+from mdm_lightning.diffusion.timesteps import BellTimes, StratifiedTimes, UniformTimes
 
 from .tables import p_value_uniform
 
@@ -32,7 +32,15 @@ def test_each_micro_batch_covers_the_interval(size, micro_batches, seed):
         assert (t * size).floor().long().sort().values.tolist() == list(range(size))
 
 
-@pytest.mark.parametrize("times", [UniformTimes(), StratifiedTimes()])
+BELLS = [
+    BellTimes(),
+    BellTimes(mean=0.2, std=0.05, uniform_share=0.01),
+    BellTimes(mean=1.0, std=3.0),
+    BellTimes(uniform_share=1),
+]
+
+
+@pytest.mark.parametrize("times", [UniformTimes(), StratifiedTimes(), *BELLS])
 @pytest.mark.parametrize("edge", [0.0, BELOW_ONE])
 def test_never_one(times, edge):
     """At t = 1 nothing is masked and the weight diverges."""
@@ -46,7 +54,7 @@ def test_never_one(times, edge):
 
 def test_pure_functions():
     noise = uniforms(8, 0)
-    for times in (UniformTimes(), StratifiedTimes()):
+    for times in (UniformTimes(), StratifiedTimes(), BellTimes()):
         before = noise.clone()
         first = times(noise, 1, 4)
         assert torch.equal(first, times(noise, 1, 4))
@@ -78,3 +86,33 @@ def test_stratification_lowers_the_variance_of_a_mean(times):
         assert variance < (2 / 64) ** 2 / 4 / 64
     else:
         assert variance == pytest.approx(independent, rel=0.5)
+
+
+@pytest.mark.parametrize("times", BELLS)
+def test_weights_undo_the_bell(times):
+    """The weighted mean of any function over times is its mean over [0, 1): here with one in each of 2^18 strata."""
+    t = times(torch.full((2**18,), 0.5, dtype=torch.float64), 0, 1)
+    for function, mean in ((torch.ones_like, 1.0), (torch.square, 1 / 3), (lambda t: t.sqrt(), 2 / 3)):
+        assert float((times.weight(t) * function(t)).mean()) == pytest.approx(mean, abs=1e-3)
+    assert times.weight(t).max() <= 1 / times.uniform_share
+
+
+@pytest.mark.parametrize("times", BELLS[:2])
+def test_more_times_lie_in_the_bell(times):
+    t = times(torch.full((2**14,), 0.5, dtype=torch.float64), 0, 1)
+    within = ((t - times.mean).abs() < times.std).double().mean()
+    expected = times.uniform_share * 2 * times.std + (1 - times.uniform_share) * 0.6827
+    assert float(within) == pytest.approx(expected, abs=0.01)
+
+
+def test_without_weights_the_middle_counts_more():
+    t = torch.tensor([0.0, 0.5], dtype=torch.float64)
+    assert BellTimes(unbiased=False).weight(t).tolist() == [1, 1]
+    first, middle = BellTimes().weight(t)
+    assert first > 1 > middle
+
+
+@pytest.mark.parametrize("wrong", [{"std": 0}, {"mean": 1.5}, {"uniform_share": 0}, {"std": float("nan")}])
+def test_bad_bells_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        BellTimes(**wrong)

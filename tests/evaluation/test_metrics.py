@@ -9,7 +9,7 @@ import torchmetrics
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.diffusion.masking import CountMasking, MaskedBatch, mark_answers
 from mdm_lightning.diffusion.objective import Nelbo, bits_per_byte, nelbo, perplexity
-from mdm_lightning.diffusion.timesteps import StratifiedTimes
+from mdm_lightning.diffusion.timesteps import StratifiedTimes, UniformTimes
 from mdm_lightning.training.metrics import (
     AnswerNelboMetric,
     CountProfileMetric,
@@ -135,7 +135,7 @@ def test_profile_bins_of_counts(n):
         def head(self, hidden):
             return hidden
 
-    class EveryCount:
+    class EveryCount(UniformTimes):
         def __call__(self, uniform, micro_batch, micro_batches):
             return (torch.arange(len(uniform), dtype=torch.float64) + 0.5) / len(uniform)
 

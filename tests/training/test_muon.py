@@ -1,0 +1,120 @@
+"""Muon for matrices beside AdamW: what moves how, and going on from a stored state."""
+
+import copy
+
+import pytest
+import torch
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.optim.lr_scheduler import LambdaLR
+
+from mdm_lightning.denoiser.dit import DiT
+from mdm_lightning.denoiser.lora import LoRA
+from mdm_lightning.errors import UserError
+from mdm_lightning.training.muon import Muon
+from mdm_lightning.training.optimizer import AdamW
+
+
+@pytest.fixture
+def model() -> DiT:
+    torch.manual_seed(0)
+    return DiT(20, 8, hidden_size=16, depth=2, heads=2, cond_dim=4)
+
+
+def fill_gradients(model: nn.Module, step: int) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape, generator=generator) if p.requires_grad else None
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def test_matrices_of_blocks_take_orthogonal_steps_and_the_rest_those_of_adamw(model):
+    other, before = copy.deepcopy(model), weights(model)
+    numbers = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    muon, adamw = Muon(**numbers)(model), AdamW(**numbers)(other)
+    fill_gradients(model, 0)
+    fill_gradients(other, 0)
+    muon.step()
+    adamw.step()
+    expected = weights(other)
+    hidden = {f"blocks.{i}.{name}.weight" for i in (0, 1) for name in ("attn_qkv", "attn_out", "mlp.0", "mlp.2")}
+    for name, p in weights(model).items():
+        if name not in hidden:
+            assert torch.equal(p, expected[name]), name
+            continue
+        update = p - (1 - 1e-2 * 0.1) * before[name]
+        singular = torch.linalg.svdvals(update) / (1e-2 * 0.2 * max(update.shape) ** 0.5)
+        assert 0.6 < singular.median() <= singular.max() < 1.3, name  # five iterations leave the smallest behind
+
+
+def test_a_stored_state_goes_on_to_the_last_bit(model):
+    whole = Muon(lr=1e-2)(model)
+    for step in range(3):
+        fill_gradients(model, step)
+        whole.step()
+    again = copy.deepcopy(model)
+    resumed = Muon(lr=1.0)(again)  # the stored learning rate comes with the state
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+    for step in range(3, 6):
+        for net, optimizer in ((model, whole), (again, resumed)):
+            fill_gradients(net, step)
+            optimizer.step()
+    for name, p in weights(model).items():
+        assert torch.equal(p, weights(again)[name]), name
+    assert resumed.state_dict()["param_groups"] == whole.state_dict()["param_groups"]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_schedule_reaches_both(model, stored):
+    optimizer = Muon(lr=1e-2)(model)
+    if stored:
+        optimizer.load_state_dict(optimizer.state_dict())
+    LambdaLR(optimizer, lambda step: 0.0)
+    before = weights(model)
+    fill_gradients(model, 0)
+    optimizer.step()
+    assert all(torch.equal(p, before[name]) for name, p in weights(model).items())
+
+
+def test_frozen_weights_stay_and_adapters_move(model):
+    LoRA(rank=2).inject(model)
+    before = weights(model)
+    optimizer = Muon(lr=1e-2)(model)
+    fill_gradients(model, 0)
+    optimizer.step()
+    moved = {name for name, p in weights(model).items() if not torch.equal(p, before[name])}
+    assert moved == {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_the_closure_is_called_once_with_gradients(model):
+    calls = []
+
+    def closure() -> torch.Tensor:
+        calls.append(torch.is_grad_enabled())
+        fill_gradients(model, 0)
+        return torch.tensor(7.0)
+
+    with torch.no_grad():
+        assert Muon()(model).step(closure) == 7
+    assert calls == [True]
+
+
+def test_what_it_is_not_for_is_refused():
+    with pytest.raises(UserError, match="matrices in blocks"):
+        Muon()(nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="momentum"):
+        Muon(momentum=1.0)
+
+
+def test_sharded_matrices_are_refused(model):
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(UserError, match="train without trainer=fsdp"):
+            Muon()(model)
+    finally:
+        distributed.destroy_process_group()
