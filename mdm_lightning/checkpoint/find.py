@@ -67,11 +67,11 @@ def _is_of_mdlm(path: Path) -> bool:
     return any(isinstance(name, str) and name.startswith(PREFIX) for name in names)
 
 
-def refuse_missing_checkpoint(ckpt: str) -> None:
+def refuse_missing_checkpoint(ckpt: str, *, option: str = "ckpt") -> None:
     """Refuses what ``ckpt=`` says where nothing can be there; whether it can be read is seen when it is.
 
     Raises:
         UserError: there is no such run, file or folder, and it is no name on the hub.
     """
     if not Path(ckpt).expanduser().is_file() and not names_published(ckpt):
-        find_checkpoint(ckpt, RUNS)
+        find_checkpoint(ckpt, RUNS, option=option)

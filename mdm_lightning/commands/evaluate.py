@@ -20,9 +20,9 @@ from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
-from mdm_lightning.commands.command import explain
+from mdm_lightning.commands.command import explain, held
 from mdm_lightning.commands.compare import compare_runs
-from mdm_lightning.commands.devices import join_ranks, local_ranks, precision_context, ranks_exist
+from mdm_lightning.commands.devices import join_ranks, leads, local_ranks, precision_context, ranks_exist
 from mdm_lightning.commands.export import choose_layout, export, refuse_occupied
 from mdm_lightning.commands.launch import launch_ranks
 from mdm_lightning.commands.options.command_line import override, same_command
@@ -46,13 +46,20 @@ def evaluate(config: DictConfig) -> None:
     """Runs the chosen evaluations on a checkpoint, over as many processes as ``trainer`` says.
 
     Raises:
-        UserError: there is no such checkpoint, or it does not fit the request.
+        UserError: there is no such checkpoint, it does not fit the request, or another evaluation writes to the folder.
     """
+    output = Path(HydraConfig.get().runtime.output_dir)
+    if not leads():
+        _evaluate(config, output)
+        return
+    with held(output, "evaluation", "run_dir="):
+        _evaluate(config, output)
+
+
+def _evaluate(config: DictConfig, output: Path) -> None:
     if config.compare is not None:
         compare_runs(config)
         return
-    hydra = HydraConfig.get()
-    output = Path(hydra.runtime.output_dir)
     evaluations = build_evaluations(config.evaluation)
     if config.export is not None:  # before the work; nothing is written until all processes have come this far
         refuse_occupied(Path(config.export))
@@ -62,6 +69,7 @@ def evaluate(config: DictConfig) -> None:
         return
     ranks = local_ranks(config.trainer)
     if ranks > 1 and not ranks_exist():
+        hydra = HydraConfig.get()
         pinned = choose_origin(origin), override("hydra.run.dir", str(output.resolve()))
         launch_ranks(ranks, same_command(hydra, *pinned), hydra.runtime.cwd)
         return

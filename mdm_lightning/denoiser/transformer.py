@@ -116,8 +116,8 @@ class Transformer(Denoiser):
     ) -> Float[Tensor, "b l h"]:
         if self.attention != BlockCausal(block_size):
             raise UserError(
-                f"blockwise masks with blocks of {block_size} are for attention=block_causal with that block_size: the "
-                f"model has {self.attention}"
+                f"blockwise masks with blocks of {block_size} are for attention@model.attention=block_causal "
+                f"model.attention.block_size={block_size}: the model has {self.attention}"
             )
         positions = self.counted(tokens, padding)
         hidden = self(

@@ -95,6 +95,7 @@ training.samples=few | training.samples must be a whole number
 training.attention_annealing=-1 | training.attention_annealing must be at least 0
 training.workers=-1 | training.workers must be at least 0
 training.workers=100000 | training.workers must be at most 256
+masking@training.masking=blockwise | training.masking.block_size is model.attention.block_size where you do not say
 training.schedule=null | training.schedule must be
 training.watch.steps=8 | training.watch.steps must be a list, each a whole number
 training.watch.steps=[0] | steps must be positive numbers
@@ -172,6 +173,9 @@ schedule=advised advice={f}/bytes.json | is no advice.json
 sampler=advised | sampler=advised needs advice=FILE
 sampler=advised advice={f}/array.json | is no advice.json
 sampler=advised order=random | order
+sampler=advised schedule=linear | schedule=linear would change nothing: it is for a sampler that is made of parts
+advice={f}/array.json | would change nothing: it is for sampler=advised or schedule=advised
+schedule=advised advice={f} | is a folder: give the file
 ckpt=last | no run in outputs has a checkpoint yet
 ckpt=123 | ckpt=123 does not exist
 ckpt={f}/folder | has no checkpoints/last.ckpt
@@ -186,6 +190,12 @@ logger=tensorbord | did you mean tensorboard?
 EVALUATE = """
 evaluation=likelihoodd | did you mean likelihood?
 evaluation=[likelihood,sample] | did you mean samples?
+evaluation=task orders=[spaced] | orders=[spaced] would change nothing: it is for evaluation=advise
+evaluation=samples scorer.order=3 | it is for evaluation=generation or frontier
+evaluation=[profile,task] estimator=continuous | it is for evaluation=likelihood
+evaluation=likelihood prompt=x | it is for evaluation=samples
+evaluation=likelihood schedule=beta sampler=advised | would change nothing
+evaluation=generation scorer=run scorer.ckpt=/nowhere | scorer.ckpt=/nowhere does not exist
 samples.prompt=x | did you mean evaluation.samples.prompt?
 +evaluation.foo=3 | nobody reads an option evaluation.foo
 +evaluation.samples.promt=x | did you mean evaluation.samples.prompt?
@@ -203,6 +213,8 @@ evaluation=likelihood evaluation.likelihood.draws=0 | evaluation.likelihood.draw
 evaluation=profile evaluation.profile.knots=1 | evaluation.profile.knots must be at least 2
 evaluation=certificate evaluation.certificate.floor=0 | evaluation.certificate.floor must be between 0 and 1
 evaluation=certificate sampler=eb | does not reveal positions in an order that is known beforehand
+evaluation=likelihood,profile | a list is evaluation=[likelihood,profile]
+evaluation=advise sampler=first_hitting | there is nothing to advise: FirstHitting looks at neither schedule nor steps
 evaluation=advise evaluation.steps=[] | evaluation.steps must be positive numbers
 evaluation=advise evaluation.steps=4 | evaluation.steps must be a list
 evaluation=advise evaluation.advise.racers=1 | evaluation.advise.racers must be at least 2
@@ -292,6 +304,8 @@ sweep.baselines=[liner] | there is no schedule liner; did you mean linear?
 +sweep.metrc=accuracy | did you mean sweep.metric?
 schedule.alpha=0,1 | schedule.alpha must be positive and finite, got 0
 schedule.alfa=0,1 | did you mean schedule.alpha?
+sampler=advised schedule=linear,sine | would change nothing
+orders=[spaced] | it is for evaluation=advise
 sampler.steps=2,x | sampler.steps must be a whole number or null, got x
 order=random,confidense | did you mean confidence?
 +order.foo=1,2 | nobody reads an option order.foo

@@ -107,6 +107,11 @@ evaluate ckpt=.
 evaluate ckpt=last
 evaluate evaluation=likelihoodd
 evaluate schedule=advised advice=/nowhere.json
+evaluate schedule=advised advice=.
+evaluate scorer=run scorer.ckpt=/nowhere
+evaluate sampler=advised schedule=linear
+evaluate evaluation=task orders=[spaced]
+sweep sampler=advised schedule.alpha=0.5,1
 sweep ckpt=/nowhere
 sweep ckpt=.
 sweep schedule.alfa=0,1

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.commands.conftest import incident, scalars
@@ -189,6 +190,19 @@ def test_advice_can_be_taken(numbered, text_model):
     rows = rows_of(numbered(f"ckpt={text_model}", "evaluation=samples", *take))
     alpha, beta = json.loads(advice.read_text())["4"]["beta"]
     assert rows[0]["settings"]["schedule"] == f"Beta({alpha:g}, {beta:g})"
+
+
+def test_one_evaluation_at_a_time_has_a_folder(evaluate, text_model, tmp_path):
+    """Two that begin in the same second are given the same folder, and the later one took the results of the other."""
+    ask = (f"ckpt={text_model}", "evaluation=profile", f"run_dir={tmp_path}/taken")
+    lock = FileLock(tmp_path / "taken" / ".lock")
+    (tmp_path / "taken").mkdir()
+    with lock:
+        error = evaluate(*ask).error
+    assert "another evaluation is running in" in error
+    assert "another run_dir=" in error
+    assert not (tmp_path / "taken" / "results.csv").exists()
+    assert evaluate(*ask).status == 0
 
 
 def test_the_advised_sampler_can_be_taken(evaluate, text_model, tmp_path):

@@ -3,9 +3,13 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
+from mdm_lightning.evaluation.description import configuration
+from mdm_lightning.files import to_json
+from mdm_lightning.sampling.presets import expected_random
 from tests.commands.conftest import scalars
 
 TABLE = {
@@ -87,6 +91,19 @@ def test_a_sweep_over_orders_by_the_samplers_own_likelihood(start, tmp_path):
             assert row["scores"] == pytest.approx([math.log(20) / 5] * 40, rel=1e-5)
         else:
             assert row["value"] > math.log(20) / 5 + 0.01
+
+
+def test_a_sweep_sets_advised_samplers_beside_others(start, tmp_path):
+    """Advice knows its own budgets only, and they are those of the axis; its schedule is no other sampler's."""
+    advised = {str(steps): {"sampler": configuration(replace(expected_random(), steps=steps))} for steps in (3, 4)}
+    (tmp_path / "advice.json").write_text(to_json(advised))
+    axes = ("sampler=advised,mdlm_ancestral", "schedule=linear", "sampler.steps=3,4", "advice=advice.json")
+    options = [option for option in SWEEP if option != "sampler.steps=3"]
+    outcome = start(*options, *axes, script="sweep.py", tiny=False).wait()
+    assert outcome.status == 0, outcome.stderr
+    found = {(cell["sampler"], cell["schedule"], cell["steps"]) for cell in cells(tmp_path / "sweep")}
+    samplers = (("mdlm_ancestral", "linear"), ("advised", "any"))
+    assert found == {(*sampler, steps) for sampler in samplers for steps in (3, 4)}
 
 
 def test_evaluating_a_distribution_from_a_file(start, tmp_path):

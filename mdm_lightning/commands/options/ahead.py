@@ -6,7 +6,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from mdm_lightning.commands.options import settings
-from mdm_lightning.commands.options.command_line import parse
+from mdm_lightning.commands.options.command_line import first_values, parse
 from mdm_lightning.commands.options.unread import Inspection
 from mdm_lightning.errors import UserError
 
@@ -30,14 +30,11 @@ def check_ahead(typed: Sequence[str], conf: Path, name: str) -> None:
             raise UserError(f"{folder} does not exist; give the folder that sweep.py printed")
     if reported or any(argument.startswith("-") for argument in overrides):
         return
-    first = []
-    for override in parse(overrides):
-        if not override.is_sweep_override():
-            first.append(override.input_line)
-        elif override.is_discrete_sweep():
-            first += [f"{override.get_key_element()}={value}" for value in [*override.sweep_string_iterator()][:1]]
+    parsed = parse(overrides)
     with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose(name, first, return_hydra_config=True)
+        config = compose(name, first_values(parsed), return_hydra_config=True)
     inspection = Inspection(config, overrides)
     inspection.node(config, settings.command(config), "")
     inspection.paths()
+    axes = {override.key_or_group for override in parsed if override.is_sweep_override()}
+    inspection.idle(axes.intersection(config.hydra.runtime.choices))

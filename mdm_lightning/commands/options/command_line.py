@@ -42,6 +42,17 @@ def line(override: Override) -> str:
     return override.input_line
 
 
+def first_values(overrides: Sequence[Override]) -> list[str]:
+    """The command line of one cell: every override with its first value, without intervals."""
+    lines = []
+    for override in overrides:
+        if not override.is_sweep_override():
+            lines.append(line(override))
+        elif override.is_discrete_sweep():
+            lines += [f"{override.get_key_element()}={value}" for value in [*override.sweep_string_iterator()][:1]]
+    return lines
+
+
 def override(key: str, text: str) -> str:
     """The argument that gives an option a text, whatever characters are in it."""
     escaped = re.sub(r"(\\*)(\$\{)", r"\1\1\\\2", text)

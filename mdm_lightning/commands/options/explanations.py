@@ -45,7 +45,10 @@ def explain_composition(error: Exception, arguments: Sequence[str], conf: Path, 
     if several := re.search(r"(?:Sweep parameters|Ambiguous value for argument) '([^=']*)=(.*?)' ", words):
         key, value = several.groups()
         exactly = _typed(key, value)
-        return UserError(f"{key}= has several values, which only sweep.py tries; a text with commas: {exactly}")
+        return UserError(
+            f"{key}= has several values, which only sweep.py tries; a list is {key}=[{value}], a text with commas is "
+            f"{exactly}"
+        )
     if isinstance(error, ConfigCompositionException):
         for pattern, say in (
             (r"Could not override '(?P<key>[^']*)'", _no_option),
@@ -123,13 +126,14 @@ def _keys(node: DictConfig, path: str) -> Iterator[str]:
                 yield from _keys(value, full)
 
 
-def dangling(error: Exception, key: str, written: str, left_out: Callable[[str], bool]) -> UserError:
+def dangling(error: Exception, key: str, written: str, typed: bool, left_out: Callable[[str], bool]) -> UserError:
     """What to say of a value that refers to nothing.
 
     Args:
         error: what resolving it raised.
         key: the option whose value it is.
         written: the value as it was written.
+        typed: whether it was on the command line, rather than in a file.
         left_out: whether an option was deleted on the command line.
     """
     if unset := re.search(r"Environment variable '([^']+)' not found", str(error)):
@@ -140,6 +144,10 @@ def dangling(error: Exception, key: str, written: str, left_out: Callable[[str],
     wanted = missing.group(1)
     if left_out(wanted):
         return UserError(f"{wanted} cannot be left out: {key} needs it")
+    if not typed:
+        return UserError(
+            f"{key} is {wanted} where you do not say otherwise, and nothing that is chosen has that option"
+        )
     return UserError(
         f"{key}: there is no option {wanted} that ${{{wanted}}} could mean; an environment variable is written "
         f"${{oc.env:{wanted}}}"

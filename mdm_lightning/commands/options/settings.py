@@ -243,6 +243,19 @@ class SweepCommand(MeasuringCommand):
     sweep: Sweeping | None = None
 
 
+READ_BY = {
+    "schedule": "a sampler that is made of parts (sampler=advised has a schedule of its own) or estimator=k_step",
+    "orders": "evaluation=advise",
+    "advice": "sampler=advised or schedule=advised",
+    "scorer": "evaluation=generation or frontier",
+    "estimator": "evaluation=likelihood",
+    "prompt": "evaluation=samples",
+    "suffix": "evaluation=samples",
+    "trajectory": "evaluation=samples",
+}
+"""Options of the root that mean something only where what is chosen refers to them, and what does."""
+
+
 def parse_precision(precision: object) -> tuple[str, bool]:
     """What ``trainer.precision`` says: the bits to compute in (16, bf16, 32, 64), and whether weights stay in float32.
 
@@ -283,13 +296,17 @@ def _refuse_checkpoint(ckpt: str) -> None:
 
 
 def _refuse_advice(path: str) -> None:
-    if not Path(path).expanduser().exists():
+    file = Path(path).expanduser()
+    if not file.exists():
         raise UserError(f"cannot read advice={path}: No such file or directory")
+    if file.is_dir():
+        raise UserError(f"advice={path} is a folder: give the file, advice={Path(path) / 'advice.json'}")
 
 
 REFUSALS: Mapping[str, Callable[[str], None]] = {
     "ckpt": _refuse_checkpoint,
     "advice": _refuse_advice,
+    "scorer.ckpt": lambda ckpt: refuse_missing_checkpoint(ckpt, option="scorer.ckpt"),
     "data.path": lambda path: refuse_missing(path, "data.path"),
     "data.validation_path": lambda path: refuse_missing(path, "data.validation_path"),
     "tokenizer.name_or_path": refuse_missing_tokenizer,

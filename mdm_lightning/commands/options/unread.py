@@ -11,7 +11,7 @@ import inspect
 import re
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from importlib import import_module
@@ -66,6 +66,8 @@ def check_options(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             unread.pop(name, None)
         inspection.refuse_trainer(unread, "is for training; what is read of the trainer here: {}")
     inspection.paths()
+    if schema is settings.MeasuringCommand or (schema is settings.TrainCommand and config.ckpt is None):
+        inspection.idle()  # of a sweep, whose cells differ in what they read: ahead.py
     settings.parse_precision(config.trainer.precision)  # says more of it than Lightning's annotations
     inspection.objects()
     if schema is settings.TrainCommand:
@@ -143,6 +145,23 @@ class Inspection:
             own = not is_object(node) or str(node[TARGET]).startswith("mdm_lightning.")
             if own and isinstance(text := self.value(node, name, path), str):
                 refuse(text)
+
+    def idle(self, swept: Collection[str] = ()) -> None:
+        """Refuses what was typed of options that nothing refers to of all that is chosen: it would change nothing.
+
+        Args:
+            swept: groups with several choices, of which another may refer to it.
+        """
+        raw: Any = OmegaConf.to_container(self.root, resolve=False)
+        read = [name for name in map(str, raw) if name not in settings.READ_BY and name != "hydra"]
+        for name in read:  # which grows: what is referred to may refer to others
+            found = {reference.partition(".")[0] for reference in _REFERENCE.findall(str(raw[name]))}
+            read += [known for known in settings.READ_BY if known in found and known not in read]
+        for override in self.overrides:
+            name = re.split(r"[.=]", override.lstrip("+"))[0]
+            idle = name in settings.READ_BY and name in raw and name not in read and not {*swept} - {name}
+            if idle and override.partition("=")[2] not in ("null", "[]"):
+                raise UserError(f"{override} would change nothing: it is for {settings.READ_BY[name]}")
 
     def wait(self, node: DictConfig, path: str) -> None:
         """Notes an object to check: those that bring Lightning along after all others."""
@@ -236,7 +255,9 @@ class Inspection:
             return node[name]
         except (InterpolationKeyError, InterpolationResolutionError) as error:
             left_out = lambda option: self.typed(option, "~") is not None  # noqa: E731
-            raise dangling(error, _join(path, name), str(_raw(node, name)), left_out) from error
+            key = _join(path, name)
+            typed = any(override.partition("=")[0].lstrip("+") == key for override in self.overrides)
+            raise dangling(error, key, str(_raw(node, name)), typed, left_out) from error
         except OmegaConfBaseException as error:
             raise UserError(f"{_join(path, name)} cannot be read: {' '.join(str(error.msg).split())}") from error
 

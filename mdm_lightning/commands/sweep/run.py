@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from mdm_lightning.checkpoint.load import Origin
 from mdm_lightning.commands.command import explain
 from mdm_lightning.commands.evaluate import build_evaluations
-from mdm_lightning.commands.options.command_line import Flags, line, parse
+from mdm_lightning.commands.options.command_line import Flags, first_values, line, parse
 from mdm_lightning.commands.subject import load_subject
 from mdm_lightning.commands.sweep.candidates import Candidate, by_column, rule_out
 from mdm_lightning.commands.sweep.cell import Combination, axes, plan_cell, run_cell
@@ -63,6 +63,11 @@ class SweepRun:
             shared, cache = self.config, Path(self.config.cache_dir)
             return load_subject(self.origin, shared.get("data"), shared.trainer, cache, shared.seed, self.processes)
 
+    @cached_property
+    def first(self) -> DictConfig:
+        """The configuration of a cell: every axis at its first value."""
+        return self.compositions(first_values([*self.plan.base, *self.plan.axes]))
+
     def run(self) -> None:
         """Evaluates all cells that are not finished yet.
 
@@ -90,7 +95,7 @@ class SweepRun:
         subject = self.subject
         subject.seed, subject.first = self.config.seed, self.config.evaluation.first
         with self.processes.together(explain):
-            suited = prepare_evaluations(build_evaluations(self.config.evaluation).values(), subject)
+            suited = prepare_evaluations(build_evaluations(self.first.evaluation).values(), subject)
             refuse_metric(suited, self.config.sweep.metric)
 
     def _run(self, multiruns: Iterable[Overrides], progress: SweepProgress) -> None:
@@ -166,7 +171,7 @@ class SweepRun:
             UserError: there are none.
         """
         kinds = (TaskAccuracy, Likelihood) if self.subject.task is not None else Likelihood
-        if not any(isinstance(e, kinds) for e in build_evaluations(self.config.evaluation).values()):
+        if not any(isinstance(e, kinds) for e in build_evaluations(self.first.evaluation).values()):
             return None
         left = self.subject.starting_at(self.config.evaluation.first).validation_size(None)
         # What has been profiled is nothing to be measured on, if there is enough else.

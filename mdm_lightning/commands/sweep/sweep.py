@@ -24,7 +24,15 @@ from mdm_lightning.commands.command import ERROR_FILE, held
 from mdm_lightning.commands.devices import join_ranks, local_ranks, ranks_exist
 from mdm_lightning.commands.evaluate import build_evaluations
 from mdm_lightning.commands.launch import launch_ranks
-from mdm_lightning.commands.options.command_line import Flags, line, override, parse, read_flags, same_files
+from mdm_lightning.commands.options.command_line import (
+    Flags,
+    first_values,
+    line,
+    override,
+    parse,
+    read_flags,
+    same_files,
+)
 from mdm_lightning.commands.options.nearest import suggestion
 from mdm_lightning.commands.options.unread import check_options
 from mdm_lightning.commands.program import typed, typed_path
@@ -121,7 +129,7 @@ def _plan(overrides: Sequence[str], flags: Flags) -> SweepRun:
         params = [f"{key}={values}" for key, values in config.hydra.sweeper.params.items() if key not in given]
         base, axes = _divide([*parse(params), *parsed])
         config = compositions([line(o) for o in base])
-    check_options(config, overrides)
+    check_options(compositions(first_values([*base, *axes])), overrides)
     _check_baselines(config.sweep.baselines, base, compositions)
     _check_axes(axes, base, compositions)
     _check_choices(config)
@@ -193,7 +201,7 @@ def _run(run: SweepRun) -> None:
     HydraConfig.instance().set_config(run.config)
     configure_log(hydra.job_logging, hydra.verbose)
     with run.processes.together():
-        evaluations = build_evaluations(run.config.evaluation)  # what cannot be built fails now, and once
+        evaluations = build_evaluations(run.first.evaluation)  # what cannot be built fails now, and once
         refuse_metric(evaluations.values(), run.config.sweep.metric)
         if run.processes.first:
             _register(output, run.config, run.origin)

@@ -61,9 +61,12 @@ def measure_costs(sampler: Sampler, profile: Profile, paths: Paths, subject: Sub
         paths: how, for orders that look at predictions.
 
     Raises:
-        NotApplicable: no profile predicts a sampler with this count, or one in blocks.
+        NotApplicable: no profile predicts a sampler with this count, or one in blocks, or the count looks at neither
+            schedule nor steps.
     """
     count, order = sampler.count, sampler.order
+    if not (count.reads_schedule or count.reads_steps):
+        raise NotApplicable(f"there is nothing to advise: {type(count).__name__} looks at neither schedule nor steps")
     looks = isinstance(order, PredictedOrder)
     known = isinstance(count, PlannedCount) and not count.remasks if looks else predictable(sampler)
     if not known:

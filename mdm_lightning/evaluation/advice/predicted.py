@@ -170,7 +170,7 @@ def read_advice(path: str | None, steps: int, option: str) -> Mapping[str, Any]:
     if path is None:
         raise UserError(f"{option} needs advice=FILE, an advice.json that evaluation=advise has written")
     try:
-        known = from_json(Path(path).read_text("utf-8"))
+        known = from_json(Path(path).expanduser().read_text("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read advice={path}: {error.strerror}") from error
     except ValueError as error:
@@ -179,7 +179,8 @@ def read_advice(path: str | None, steps: int, option: str) -> Mapping[str, Any]:
         raise UserError(f"advice={path} is no advice.json of evaluation=advise")
     if not isinstance(known.get(str(steps)), dict):
         raise UserError(
-            f"advice={path} is for {', '.join(known)} steps, not for {steps}: ask for evaluation.steps=[{steps}]"
+            f"advice={path} is for {', '.join(known)} steps, not for {steps}: choose one of these by sampler.steps=, "
+            f"or ask for evaluation=advise evaluation.steps=[{steps}]"
         )
     return known[str(steps)]
 
