@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from mdm_lightning.commands.options.nearest import suggestion
+
 SHARED = "base"  # what the files beside it have in common
 
 _EXAMPLES = {
@@ -60,7 +62,9 @@ def explain(program: str, name: str, conf: Path, asked: list[str]) -> str:
     widest = max(len(arguments) for arguments, _ in examples)
     groups = list(_groups(conf, name))
     column = max(len(f"{group.name}={group.default}") for group in groups)
+    known = [path.name for path in conf.iterdir() if path.is_dir()]
     return "\n".join([
+        *(f"There is no group {folder}{suggestion(folder, known)}" for folder in folders),
         f"usage: {program} [group=choice ...] [key=value ...]",
         "",
         *(f"  {program} {arguments:<{widest}}  # {what}" for arguments, what in examples),

@@ -34,6 +34,12 @@ def test_every_choice_is_explained(folder):
     assert [line for line in lines if len(line.split()) < 2] == []
 
 
+def test_a_group_that_is_not_there_is_said_to_be_none():
+    said, usage, *_ = explain("mdm-train", "train", CONF, ["shedule"]).splitlines()
+    assert said == "There is no group shedule; did you mean schedule?"
+    assert usage.startswith("usage: ")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["-h", "model"]])
 def test_help_imports_nothing_that_takes_time(arguments):
     code = f"import sys; sys.argv = {['train.py', *arguments]!r}; from mdm_lightning.cli import train; train()"
