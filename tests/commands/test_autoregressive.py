@@ -65,6 +65,10 @@ def test_begun_as_an_autoregressive_model(
             [BEGIN, *BLOCKS, "masking@training.masking=blockwise", "training.masking.block_size=8"],
             ["blocks of 8", "BlockCausal"],
         ),
+        (
+            [BEGIN, *BLOCKS, "masking@training.masking=blockwise", "training.attention_annealing=4"],
+            ["attention_annealing= is not for blockwise masks"],
+        ),
     ],
 )
 def test_what_does_not_go_together(tune: Tune, autoregressive: Path, arguments: list[str], words: list[str]):
