@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -283,9 +284,9 @@ def test_batch_without_masks(process):
     assert all(p.grad is None or not p.grad.any() for p in denoiser.parameters())
 
 
-class FixedTimes:
-    def __init__(self, t: Tensor) -> None:
-        self.t = t
+@dataclass(frozen=True)
+class FixedTimes(UniformTimes):
+    t: Tensor
 
     def __call__(self, uniform: Tensor, micro_batch: int, micro_batches: int) -> Tensor:
         return self.t
