@@ -12,6 +12,7 @@ import torch
 from mdm_lightning.denoiser.base import Denoiser, NoDistribution
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule
+from mdm_lightning.evaluation.description import describe
 from mdm_lightning.sampling.adaptive_count import EarlyExit, EntropySum
 from mdm_lightning.sampling.blocks import Blocks
 from mdm_lightning.sampling.count import (
@@ -354,7 +355,7 @@ def test_predictions_that_are_none_stop_a_walk(flaw):
         Sampler(LATE, ConfidenceThreshold(0.5), Confidence()),
         Sampler(LATE, ConfidenceThreshold(0.5), Margin()),
     ],
-    ids=str,
+    ids=lambda sampler: f"{describe(sampler.count)}, {describe(sampler.order)}",
 )
 def test_what_has_no_likelihood_is_refused(sampler):
     sequences = torch.zeros(1, 4, dtype=torch.int64)
