@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from mdm_lightning.evaluation.statistics import holm
-from mdm_lightning.report.columns import SIGNIFICANT, Column, differences, preferred
+from mdm_lightning.report.columns import Column, corrected, differences, preferred
 from mdm_lightning.report.notation import conditions, decimals, interval, score, stage, words
 from mdm_lightning.report.tables import MISSING, Item, Table
 
@@ -49,12 +46,6 @@ def _items(baseline: Column, rivals: Sequence[Column | None], digits: int) -> li
     """The differences of a budget."""
     ours = baseline.reference
     pairs = [(rival.reference, ours) for rival in rivals if rival is not None and rival.reference is not None]
-    compared = differences([(a, b) for a, b in pairs if b is not None])
-    corrected = iter(holm(np.array([one.p for one in compared if one is not None])).tolist())
-    known = iter(compared)
-    items = []
-    for rival in rivals:
-        difference = next(known) if rival is not None else None
-        bold = difference is not None and next(corrected) < SIGNIFICANT
-        items.append(Item(MISSING if difference is None else interval(difference, digits), bold))
-    return items
+    known = iter(corrected(differences([(a, b) for a, b in pairs if b is not None])))
+    found = [None if rival is None else next(known) for rival in rivals]
+    return [Item(MISSING) if one is None else Item(interval(one, digits), one.significant) for one in found]

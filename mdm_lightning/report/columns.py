@@ -244,6 +244,12 @@ def differences(pairs: Sequence[tuple[Entry, Entry]]) -> list[Difference | None]
     return results
 
 
+def corrected(found: Sequence[Difference | None]) -> list[Difference | None]:
+    """The differences, those that there are, with p-values corrected among themselves."""
+    p = iter(holm(np.array([difference.p for difference in found if difference is not None])).tolist())
+    return [None if difference is None else replace(difference, corrected=next(p)) for difference in found]
+
+
 def _exact(a: float, b: float) -> Difference:
     """Of two numbers without an error: certain, or nothing but rounding."""
     value = 0.0 if math.isclose(a, b, rel_tol=ROUNDING) else a - b
@@ -277,10 +283,6 @@ def _with_differences(column: Column, compared: Iterator[Difference | None]) -> 
     if column.reference is None or column.stage == "race":
         return column
     taken = [None if entry is column.reference else next(compared) for entry in column.entries]
-    tested = [difference for difference in taken if difference is not None]
-    corrected = iter(holm(np.array([difference.p for difference in tested])).tolist())
-    entries = [
-        entry if difference is None else replace(entry, difference=replace(difference, corrected=next(corrected)))
-        for entry, difference in zip(column.entries, taken, strict=True)
-    ]
+    pairs = zip(column.entries, corrected(taken), strict=True)
+    entries = [entry if difference is None else replace(entry, difference=difference) for entry, difference in pairs]
     return replace(column, entries=entries)

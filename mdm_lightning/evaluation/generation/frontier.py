@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from mdm_lightning.arguments import check, check_numbers
-from mdm_lightning.evaluation.base import NotApplicable, Row, Settings, Subject, batches
+from mdm_lightning.evaluation.base import NotApplicable, Row, Settings, Subject
 from mdm_lightning.evaluation.description import describe_sampler
 from mdm_lightning.evaluation.figures import frontier_figure
 from mdm_lightning.evaluation.generation.cost import cost_rows
-from mdm_lightning.evaluation.generation.diversity import diversity
 from mdm_lightning.evaluation.generation.generate import SEQUENCES, generate
 from mdm_lightning.evaluation.generation.matched_entropy import ENTROPY, NATS, POINT, Curve
-from mdm_lightning.evaluation.generation.scorers import PreparedScorer, Scorer, Scores, finite_scores
+from mdm_lightning.evaluation.generation.quality import judge
+from mdm_lightning.evaluation.generation.scorers import PreparedScorer, Scorer
 from mdm_lightning.evaluation.statistics import standard_error
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.tables import markdown_table
@@ -67,8 +67,7 @@ class Frontier:
         fit = points > 1 and {len(self.temperatures), len(self.top_p or (1,))} <= {1, points}
         check(self, "temperatures", fit, "two or more, or one for each top_p, or a single one with several of top_p")
         check(self, "temperatures", all(t > 0 for t in self.temperatures), "positive")
-        for sampler in self.samplers.values():
-            check(self, "top_p", sampler.tokens.top_p is None or sampler.tokens.top_p > 0, "in (0, 1]")
+        check(self, "top_p", all(0 < p <= 1 for p in self.top_p or ()), "in (0, 1]")
 
     @property
     def samplers(self) -> dict[str, Sampler]:
@@ -125,15 +124,8 @@ class Frontier:
         return self._measure(subject, scorer, subject.data.validation.__getitems__(indices)["tokens"].numpy())
 
     def _measure(self, subject: Subject, scorer: PreparedScorer, tokens: Int64[np.ndarray, "s l"]) -> _Texts:
-        def measure(unit: range) -> tuple[Scores, Float64[np.ndarray, " b"]]:
-            batch = tokens[unit.start : unit.stop]
-            decoded = [subject.tokenizer.decode(row, skip_special=False) for row in batch]
-            scores = finite_scores(self.scorer, scorer, batch, decoded, unit.start)
-            return scores, diversity(batch)[ENTROPY]
-
-        parts = subject.processes.map(measure, batches(len(tokens), self.batch_size), "judging")
-        scores = Scores(*(np.concatenate(column) for column in zip(*(part for part, _ in parts), strict=True)))
-        return _Texts(scores.per_token(), np.concatenate([entropy for _, entropy in parts]))
+        measures, scores = judge(subject, self.scorer, scorer, tokens, self.batch_size)
+        return _Texts(scores.per_token(), measures[ENTROPY])
 
     def _height(self, at: Float64[np.ndarray, " s"] | None, entropy: float, size: int) -> Row:
         settings = {k: v for k, v in describe_sampler(self.sampler).items() if k not in ("temperature", "top_p")}

@@ -91,18 +91,29 @@ class Generation:
         self, subject: Subject, scorer: PreparedScorer, tokens: Int64[np.ndarray, "s l"]
     ) -> tuple[Mapping[str, Float64[np.ndarray, " s"]], Scores]:
         """Measures and the scorer's scores of each sequence."""
-
-        def measure(unit: range) -> tuple[dict[str, Float64[np.ndarray, " b"]], Scores]:
-            batch = tokens[unit.start : unit.stop]
-            decoded = [subject.tokenizer.decode(row, skip_special=False) for row in batch]
-            return diversity(batch), finite_scores(self.scorer, scorer, batch, decoded, unit.start)
-
-        parts = subject.processes.map(measure, batches(len(tokens), self.batch_size), "judging")
-        measures = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
+        measures, scores = judge(subject, self.scorer, scorer, tokens, self.batch_size)
         width = min(COPIED_WINDOW, tokens.shape[1])
         duplicates = copied(tokens, subject.data.train.stream, width, subject.processes).mean(axis=1)
-        scores = Scores(*(np.concatenate(column) for column in zip(*(part for _, part in parts), strict=True)))
         return {**measures, "duplicates": duplicates}, scores
+
+
+def judge(
+    subject: Subject, scorer: Scorer, prepared: PreparedScorer, tokens: Int64[np.ndarray, "s l"], batch_size: int
+) -> tuple[dict[str, Float64[np.ndarray, " s"]], Scores]:
+    """How varied each sequence is, and what the scorer makes of it; every process receives all of it.
+
+    Raises:
+        UserError: the scorer has no finite score for a text.
+    """
+
+    def measure(unit: range) -> tuple[dict[str, Float64[np.ndarray, " b"]], Scores]:
+        batch = tokens[unit.start : unit.stop]
+        decoded = [subject.tokenizer.decode(row, skip_special=False) for row in batch]
+        return diversity(batch), finite_scores(scorer, prepared, batch, decoded, unit.start)
+
+    parts = subject.processes.map(measure, batches(len(tokens), batch_size), "judging")
+    measures = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
+    return measures, Scores(*(np.concatenate(column) for column in zip(*(part for _, part in parts), strict=True)))
 
 
 def scorer_rows(scores: Scores, settings: Settings) -> Iterator[Row]:
