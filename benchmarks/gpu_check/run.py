@@ -46,7 +46,7 @@ class Part:
 PARTS = (
     Part("ceilings", ceilings.run, 10),
     Part("training step", training.run, 30),
-    Part("compiled step", training.compiled, 60),
+    Part("compiled step", training.compiled, 90),
     Part("largest batch", training.largest_batch, 25),
     Part("precision", precision.run, 20),
     Part("ancestral sampling", ancestral.run, 25),

@@ -68,10 +68,6 @@ def compiled(report: Report, device: torch.device, tiny: bool) -> None:
         )
     for share in where_the_time_goes(lambda: steps["compile=true"](0), size.vocabulary, device):
         report.row(f"where the time goes: {share.what}", share_of_the_step=share.share, ms=share.milliseconds)
-    # Not what compile=true does today: whether it should.
-    compiled.cross_entropy = torch.compile(compiled.cross_entropy, backend=backend, dynamic=True)
-    times = alternated({"eager": steps["eager"], "both": steps["compile=true"]}, device, len(batches))
-    report.row("head and loss compiled as well", times_the_speed_of_eager=median_ratio(times["eager"], times["both"]))
 
 
 def largest_batch(report: Report, device: torch.device, tiny: bool) -> None:

@@ -121,6 +121,12 @@ class Denoiser(nn.Module, ABC):
         chunk = partial(checkpoint, self._cross_entropy, use_reentrant=False) if trained else self._cross_entropy
         return torch.cat([chunk(h, y) for h, y in zip(hidden.split(rows), targets.split(rows), strict=True)])
 
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compiles, as ``torch.compile`` does with these options, the trunk, and the head with its loss for any number
+        of rows."""
+        super().compile(*args, **options)
+        self._cross_entropy = torch.compile(self._cross_entropy, *args, **{**options, "dynamic": True})
+
     def _cross_entropy(self, hidden: Float[Tensor, "m h"], targets: Int64[Tensor, " m"]) -> Float32[Tensor, " m"]:
         return F.cross_entropy(self.head(hidden).float(), targets, reduction="none")
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mdm_lightning.denoiser.attention import AttentionPattern
 from mdm_lightning.denoiser.base import ShapeOf, stored_depth, stored_size
 from mdm_lightning.denoiser.key_value_cache import KeyValueCache, LayerCache
+from mdm_lightning.denoiser.output_matrix import logits
 from mdm_lightning.denoiser.rotary import Rotary, Rotation, rotate
 from mdm_lightning.denoiser.transformer import Transformer, Visible
 from mdm_lightning.errors import UserError
@@ -124,7 +125,7 @@ class DiT(Transformer):
         return self.vocab_embed.embedding[: self.vocab_size] if own is None else own
 
     def head(self, hidden: Float[Tensor, "m h"]) -> Float[Tensor, "m d"]:
-        return F.linear(hidden, self.head_weight, self.output_layer.linear.bias)
+        return logits(hidden, self.head_weight, self.output_layer.linear.bias, self.vocab_size)
 
     @property
     def recomputes_logits(self) -> bool:

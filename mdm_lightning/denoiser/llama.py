@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mdm_lightning.denoiser.attention import AttentionPattern
 from mdm_lightning.denoiser.base import ShapeOf, stored_depth, stored_size
 from mdm_lightning.denoiser.key_value_cache import KeyValueCache, LayerCache
+from mdm_lightning.denoiser.output_matrix import logits
 from mdm_lightning.denoiser.rotary import Rotary, Rotation, rotate
 from mdm_lightning.denoiser.transformer import Transformer, Visible
 
@@ -125,11 +126,11 @@ class Llama(Transformer):
 
     def head(self, hidden: Float[Tensor, "m h"]) -> Float[Tensor, "m d"]:
         weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight
-        logits = F.linear(hidden, weight[: self.vocab_size])
+        predicted = logits(hidden, weight, None, self.vocab_size)
         if self.mask_row < self.vocab_size:
             # Not -inf: guidance takes differences of logits.
-            logits[..., self.mask_row] = torch.finfo(logits.dtype).min
-        return logits
+            predicted[..., self.mask_row] = torch.finfo(predicted.dtype).min
+        return predicted
 
     @classmethod
     def sizes(cls, shape: ShapeOf) -> dict[str, int]:

@@ -45,6 +45,8 @@ class ExponentialMovingAverage(Callback):
         self._last_step = trainer.global_step
         if self.average is None:
             self.average = _clone(pl_module)
+        # Restored before the strategy moved the weights to their device, it was left behind.
+        self.average = [a.to(p.device) for a, p in zip(self.average, _trained(pl_module), strict=True)]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         if trainer.global_step > self._last_step:  # once per optimizer step, not per accumulated micro-batch

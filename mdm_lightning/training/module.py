@@ -28,7 +28,7 @@ class MaskedDiffusion(lightning.LightningModule):
         denoiser: the network.
         optimizer: builds the optimiser from the module.
         lr_schedule: factor on the learning rate at each step.
-        compile: compile the denoiser's trunk.
+        compile: compile the denoiser, and its head with the loss.
         fill: gives a denoiser that was built without memory its weights, on the device, once it is sharded.
         metadata: plain containers stored in every checkpoint, so that it can be used without its run folder.
     """

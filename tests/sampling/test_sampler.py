@@ -276,14 +276,21 @@ def test_the_budget_of_a_call_goes_before_the_samplers_own():
 @pytest.mark.gpu
 @pytest.mark.parametrize("count", [Binomial(), Expected(), RemaskCapped(0.2)])
 def test_steps_do_not_wait_for_the_device(count):
-    """From the first step on, everything that was planned is there. And the samples are those of the CPU."""
+    """Between the first step and the last, everything that was planned is there. And the samples are those of the CPU.
+
+    After the last step the sampler waits once, to see whether all tokens were drawn from distributions.
+    """
     denoiser, canvas = TinyDenoiser(), masks(4, 16, TinyDenoiser())
     sampler = Sampler(LinearSchedule(), count, Random(), steps=8)
     expected = sampler(denoiser, canvas, noise(4))
     denoiser, canvas = denoiser.cuda(), canvas.cuda()
     sampler(denoiser, canvas, noise(4))
+
+    def forbid(step, x):
+        torch.cuda.set_sync_debug_mode("default" if step == sampler.steps - 1 else "error")
+
     try:
-        got = sampler(denoiser, canvas, noise(4), on_step=lambda step, x: torch.cuda.set_sync_debug_mode("error"))
+        got = sampler(denoiser, canvas, noise(4), on_step=forbid)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(got.tokens.cpu(), expected.tokens)

@@ -157,10 +157,10 @@ def test_steps_do_not_wait_for_the_device(precision, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_compiled_trunk_is_compiled_once_and_trains_the_same(device, monkeypatch):
+def test_a_compiled_denoiser_is_compiled_once_and_trains_the_same(device, monkeypatch):
     """However many rows are masked. (On the CPU without inductor, which would take half a minute.)"""
     if device == "cpu":
-        monkeypatch.setattr(DiT, "compile", lambda self: torch.nn.Module.compile(self, backend="aot_eager"))
+        monkeypatch.setattr(DiT, "compile", lambda self: Denoiser.compile(self, backend="aot_eager"))
     expected = fit(module(), device, 4)
     torch.compiler.reset()
     with torch._dynamo.config.patch(error_on_recompile=True):

@@ -1,6 +1,7 @@
 """Learning-rate schedules, weight-decay groups, and the moving average of the weights."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torch import nn
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.errors import UserError
 from mdm_lightning.training.datamodule import accumulation
-from mdm_lightning.training.ema import ExponentialMovingAverage
+from mdm_lightning.training.ema import CURRENT_WEIGHTS, ExponentialMovingAverage
+from mdm_lightning.training.module import MaskedDiffusion
 from mdm_lightning.training.optimizer import AdamW, Constant, Cosine, Linear
 
 
@@ -85,6 +87,21 @@ def test_the_average_is_the_recursion(warmup):
         decay = min(0.95, (1 + n) / (10 + n)) if warmup else 0.95
         expected = decay * expected + (1 - decay) * model.weight.detach()
     torch.testing.assert_close(ema.average[0], expected)
+
+
+def test_a_restored_average_goes_to_the_device_of_the_weights():
+    """Some strategies move the weights after the callbacks have read the checkpoint, others before."""
+    denoiser = DiT(5, 4, hidden_size=8, depth=1, heads=1)
+    module = MaskedDiffusion(denoiser, AdamW(), Constant())
+    stored = {name: torch.zeros_like(value) for name, value in module.state_dict().items()}
+    trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), global_step=3)
+    ema = ExponentialMovingAverage(0.9)
+    ema.on_load_checkpoint(trainer, module, {"state_dict": stored, CURRENT_WEIGHTS: module.state_dict()})
+    assert ema.average is not None
+    assert all((average == 0).all() for average in ema.average)
+    module.to("meta")
+    ema.on_train_start(trainer, module)
+    assert {average.device.type for average in ema.average} == {"meta"}
 
 
 def test_averaged_weights_are_borrowed_and_given_back():
