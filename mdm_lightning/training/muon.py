@@ -1,12 +1,12 @@
 """Muon for the matrices of the blocks, AdamW for the rest: two optimisers that are one to everybody else."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
 from mdm_lightning.arguments import check, finite
@@ -37,50 +37,92 @@ class Muon(AdamW):
         """The optimiser of a model's trainable parameters.
 
         Raises:
-            UserError: the blocks have no matrices, the matrices are split over processes, or torch is too old.
+            UserError: the blocks have no matrices.
         """
-        if not hasattr(torch.optim, "Muon"):
-            raise UserError(f"optimizer=muon needs torch 2.9 or newer, and this is {torch.__version__}")
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         matrices = [p for name, p in trained if _is_hidden_matrix(name, p)]
         if not matrices:
             raise UserError("optimizer=muon is for models with matrices in blocks, and this one trains none")
-        if any(isinstance(p, DTensor) for p in matrices):
-            raise UserError("optimizer=muon needs whole matrices: train without trainer=fsdp, or with optimizer=adamw")
-        muon = torch.optim.Muon(matrices, self.lr, self.weight_decay, self.momentum, adjust_lr_fn="match_rms_adamw")
-        return JointOptimizer([muon, self.over([pair for pair in trained if not _is_hidden_matrix(*pair)])])
+        group = {"params": matrices, "lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
+        return MuonBesideAdamW(group, self.over([pair for pair in trained if not _is_hidden_matrix(*pair)]))
 
 
-class JointOptimizer(Optimizer):
-    """Optimisers of different parameters as one, with all their groups, and one state, in the usual format.
+class MuonBesideAdamW(Optimizer):
+    """Muon for one group of matrices and another optimiser for the rest, as one, with one state in the usual format.
+
+    ``torch.optim.Muon`` takes the same steps, of whole matrices one by one. Here matrices of one shape are made
+    orthogonal together, and may be split by rows over processes (FSDP2): each process then makes its share of them,
+    whole, and all get their rows.
 
     Args:
-        parts: the optimisers, whose groups and state become those of this one.
+        group: the matrices, ``params``, with ``lr``, ``weight_decay`` and ``momentum``.
+        rest: the optimiser of the rest, whose groups and state become those of this one.
     """
 
-    def __init__(self, parts: Sequence[Optimizer]) -> None:
-        self.parts = tuple(parts)
-        super().__init__([group for part in parts for group in part.param_groups], {})
+    def __init__(self, group: dict[str, Any], rest: Optimizer) -> None:
+        self.rest = rest
+        super().__init__([group, *rest.param_groups], {})
         self._share()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of every part, after the closure."""
+        """One step of all parameters, after the closure."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        for part in self.parts:
-            part.step()
+        self.rest.step()
+        group = self.param_groups[0]
+        alike: dict[torch.Size, list[nn.Parameter]] = {}
+        for p in group["params"]:
+            if p.grad is not None:
+                alike.setdefault(p.shape, []).append(p)
+        for matrices in alike.values():
+            self._step(matrices, group["lr"], group["weight_decay"], group["momentum"])
         return loss
+
+    @torch.no_grad()
+    def _step(self, matrices: list[nn.Parameter], lr: float, weight_decay: float, momentum: float) -> None:
+        updates = orthogonal(torch.stack([self._update(p, momentum) for p in matrices]))
+        scale = 0.2 * max(matrices[0].shape) ** 0.5  # the root mean square of AdamW's steps (arXiv:2502.16982)
+        for p, update in zip(matrices, updates.unbind(), strict=True):
+            p.mul_(1 - lr * weight_decay)
+            p.add_(update.to(p.dtype), alpha=-lr * scale)
+
+    def _update(self, p: nn.Parameter, momentum: float) -> Tensor:
+        """Nesterov's momentum, in what the iterations compute in."""
+        assert p.grad is not None
+        state = self.state[p]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(p.grad)
+        average = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+        # bfloat16 is enough, and fast on GPUs; on CPUs without instructions for it, it is many times slower
+        return p.grad.lerp(average, momentum).to(torch.float32 if p.device.type == "cpu" else torch.bfloat16)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._share()
 
     def _share(self) -> None:
-        """Gives the parts the groups and the state of the whole, which loading replaces."""
-        groups = iter(self.param_groups)
-        for part in self.parts:
-            part.state = self.state
-            part.param_groups = [next(groups) for _ in part.param_groups]
+        """Gives the other optimiser the groups and the state of the whole, which loading replaces."""
+        self.rest.state = self.state
+        self.rest.param_groups = self.param_groups[1:]
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Matrices ``(k, n, m)`` with singular values near 1 in place of their own: five Newton-Schulz iterations.
+
+    Those of Jordan et al. (2024), which take singular values of any size quickly to between 0.7 and 1.2 and leave them
+    there. Of matrices split over processes, each process makes some, whole.
+    """
+    if isinstance(matrices, DTensor):
+        whole = matrices.redistribute(placements=[Shard(0)])
+        made = orthogonal(whole.to_local()).contiguous()
+        made = DTensor.from_local(made, whole.device_mesh, [Shard(0)], shape=whole.shape, stride=whole.stride())
+        return made.redistribute(placements=matrices.placements)
+    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445)
+    return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
 def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:

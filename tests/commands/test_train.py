@@ -112,11 +112,13 @@ def test_a_task_trains(train):
 
 @pytest.mark.ddp
 @pytest.mark.slow
-def test_two_processes_train_as_one(train, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_train_as_one(train, tmp_path, optimizer):
     """Equal global batches, masks and validation; only the order of summation in the gradients differs."""
-    assert train("run_dir=one").status == 0
-    assert train("run_dir=two", *TWO, interpreters=True).status == 0  # as outside of tests
-    assert train("run_dir=sharded", "trainer=fsdp", "trainer.devices=2").status == 0
+    chosen = f"optimizer={optimizer}"
+    assert train("run_dir=one", chosen).status == 0
+    assert train("run_dir=two", chosen, *TWO, interpreters=optimizer == "adamw").status == 0  # as outside of tests
+    assert train("run_dir=sharded", chosen, "trainer=fsdp", "trainer.devices=2").status == 0
     one = scalars(tmp_path / "one")
     for other in ("two", "sharded"):
         logged = scalars(tmp_path / other)
@@ -130,9 +132,10 @@ def test_two_processes_train_as_one(train, tmp_path):
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_a_sharded_run_resumes_as_a_replicated_one_of_one_process(train, tmp_path):
-    assert train("run_dir=whole").status == 0
+    muon = "optimizer=muon"  # which has AdamW beside it
+    assert train("run_dir=whole", muon).status == 0
     stop = interfere("SendSignal", number="SIGTERM", step=5)
-    assert train("run_dir=cut", "trainer=fsdp", "trainer.devices=2", *stop).status == 75
+    assert train("run_dir=cut", muon, "trainer=fsdp", "trainer.devices=2", *stop).status == 75
     assert train("ckpt=cut", "trainer=auto").status == 0
     assert scalars(tmp_path / "cut")["val/loss"][10] == pytest.approx(
         scalars(tmp_path / "whole")["val/loss"][10], rel=1e-3
@@ -144,9 +147,10 @@ def test_a_sharded_run_resumes_as_a_replicated_one_of_one_process(train, tmp_pat
 def test_a_sharded_run_resumes_sharded(train, tmp_path):
     """Weights and average go on; what was not sharded cannot be, and says so."""
     sharded = ("trainer=fsdp", "trainer.devices=2")
-    assert train("run_dir=whole", *sharded).status == 0
+    muon = "optimizer=muon"  # which has AdamW beside it
+    assert train("run_dir=whole", muon, *sharded).status == 0
     stop = interfere("SendSignal", number="SIGTERM", step=5)
-    assert train("run_dir=cut", *sharded, *stop).status == 75
+    assert train("run_dir=cut", muon, *sharded, *stop).status == 75
     resumed = train("ckpt=cut", *sharded)
     assert resumed.status == 0, resumed.stderr
     for part in ("state_dict", CURRENT_WEIGHTS):

@@ -1,12 +1,14 @@
 """Muon for matrices beside AdamW: what moves how, and going on from a stored state."""
 
 import copy
+import os
 
 import pytest
 import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from mdm_lightning.denoiser.dit import DiT
@@ -14,6 +16,7 @@ from mdm_lightning.denoiser.lora import LoRA
 from mdm_lightning.errors import UserError
 from mdm_lightning.training.muon import Muon
 from mdm_lightning.training.optimizer import AdamW
+from tests.forkserver import run_side_by_side
 
 
 @pytest.fixture
@@ -110,11 +113,49 @@ def test_what_it_is_not_for_is_refused():
         Muon(momentum=1.0)
 
 
-def test_sharded_matrices_are_refused(model):
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
-        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-        with pytest.raises(UserError, match="train without trainer=fsdp"):
-            Muon()(model)
-    finally:
-        distributed.destroy_process_group()
+def train(model: nn.Module) -> None:
+    """Three steps with gradients that depend on nothing but the step."""
+    optimizer = Muon(lr=1e-2, weight_decay=0.1)(model)
+    for step in range(3):
+        fill_gradients(model, step)
+        for p in model.parameters():
+            if isinstance(p, DTensor):
+                assert p.grad is not None
+                p.grad = distribute_tensor(p.grad, p.device_mesh, p.placements)
+        optimizer.step()
+
+
+def train_sharded(model: nn.Module, rank: int, size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
+    fully_shard(model, mesh=init_device_mesh("cpu", (size,)))
+    train(model)
+    torch.save({name: p.full_tensor() for name, p in weights(model).items()}, f"{folder}/{rank}")
+    distributed.barrier()
+    os._exit(0)  # the first to leave would take the connections of the others with it
+
+
+@pytest.mark.ddp
+def test_matrices_split_over_processes_take_the_steps_of_whole_ones(model, tmp_path):
+    """By three processes, which hold unequal numbers of rows, and one of which has no matrix to make orthogonal."""
+    run_side_by_side(train_sharded, [(model, rank, 3, str(tmp_path)) for rank in range(3)])
+    train(model)
+    for rank in range(3):
+        sharded = torch.load(tmp_path / str(rank))
+        for name, p in weights(model).items():
+            torch.testing.assert_close(sharded[name], p, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
+def test_steps_are_those_of_torch(model):
+    other, before = copy.deepcopy(model), weights(model)
+    hidden = {name: p for name, p in other.named_parameters() if name.startswith("blocks.0.mlp") and p.ndim == 2}
+    theirs = torch.optim.Muon(list(hidden.values()), 1e-2, 0.1, 0.95, adjust_lr_fn="match_rms_adamw")
+    ours = Muon(lr=1e-2, weight_decay=0.1, momentum=0.95)(model)
+    for step in range(3):
+        for net, optimizer in ((model, ours), (other, theirs)):
+            fill_gradients(net, step)
+            optimizer.step()
+    for name, p in hidden.items():
+        difference = (weights(model)[name] - p).norm() / (p - before[name]).norm()
+        assert difference < 0.02, name  # theirs are rounded to bfloat16
