@@ -56,8 +56,8 @@ def names_published(ckpt: str) -> bool:
 
 def _is_of_mdlm(path: Path) -> bool:
     """Whether a file is a Lightning checkpoint of MDLM's or duo's code."""
+    from mdm_lightning.denoiser.published.families.mdlm import PREFIX
     from mdm_lightning.denoiser.published.lightning_file import load_without_classes  # with torch, to look into a file
-    from mdm_lightning.denoiser.published.mdlm import PREFIX
 
     try:
         content = load_without_classes(path)

@@ -1,6 +1,7 @@
 """Published models where a checkpoint of this package may be: a local file or folder, or a model on the hub."""
 
 import hashlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,8 +67,12 @@ class PublishedCheckpoint:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What ``model`` of a configuration says of such a denoiser, in plain values."""
-        return {TARGET: _target(self.model.family.denoiser), **_plain(self.arguments)}
+        """What ``model`` of a configuration says of such a denoiser, in plain values. What the family leaves out has
+        its default, whatever ``model=`` chose; but which positions read which may be chosen."""
+        kind = self.model.family.denoiser
+        parameters = inspect.signature(kind).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "attention"}
+        return {TARGET: _target(kind), **defaults, **_plain(self.arguments)}
 
 
 def _target(kind: type) -> str:

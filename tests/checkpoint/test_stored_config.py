@@ -62,7 +62,9 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
         _target_="mdm_lightning.commands.launch.subprocess.Popen", args=["touch", "touched"]
     ),
     "class that a module of ours imports": lambda model: model.update(_target_="mdm_lightning.denoiser.dit.nn.Linear"),
-    "our class by another module": lambda model: model.update(_target_="mdm_lightning.denoiser.published.families.DiT"),
+    "our class by another module": lambda model: model.update(
+        _target_="mdm_lightning.denoiser.published.families.mdlm.DiT"
+    ),
     "method of a class of ours": lambda model: model.update(
         _target_="mdm_lightning.data.tokenizer.tokenizer.Tokenizer.load"
     ),

@@ -90,6 +90,17 @@ def test_fine_tuned(tune: Tune, evaluate: Measuring, published, name, adapter, t
     assert rows_of(tmp_path / "out")[0]["value"] > 0
 
 
+@pytest.mark.parametrize("name", ["dream", "qwen"])
+def test_a_choice_for_another_model_changes_nothing(tune: Tune, published, name, tmp_path):
+    """What a family says nothing of is not as ``model=`` of another has it: a shift, norms, the width of heads."""
+    for chosen in ("llada", name):
+        outcome = tune(chosen, f"ckpt={published['llada']}", "trainer.max_steps=2", f"run_dir={chosen}")
+        assert outcome.status == 0, outcome.stderr
+    own, other = weights(tmp_path / "llada"), weights(tmp_path / name)
+    assert own.keys() == other.keys()
+    assert all(torch.equal(value, other[key]) for key, value in own.items())
+
+
 @pytest.mark.ddp
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["none", "lora"])

@@ -255,7 +255,7 @@ def test_folders_that_hold_no_model(tmp_path):
     assert "has no model.safetensors" in refusal(tmp_path)
     assert missing_files(tmp_path) == ["config.json", "model.safetensors"]
     save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
-    assert "none of the known families (MDLM, LLaDA, Dream, SDAR, Fast-dLLM, Qwen)" in refusal(tmp_path)
+    assert "none of the known families (Dream, LLaDA, MDLM, Fast-dLLM, SDAR, Qwen)" in refusal(tmp_path)
     torch.save([1, 2], tmp_path / "list.pt")
     assert "something else than named tensors" in refusal(tmp_path / "list.pt")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdm_lightning.denoiser.published.families import recognise
 from mdm_lightning.denoiser.published.family import Unstated
+from mdm_lightning.denoiser.published.recognition import recognise
 from mdm_lightning.denoiser.published.weight_files import Weights
 from tests.patience import SECONDS
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdm_lightning.denoiser.published.families.qwen import Qwen
 from mdm_lightning.denoiser.published.family import Family, PublishedConfig, Unstated
-from mdm_lightning.denoiser.published.qwen import Qwen
 from mdm_lightning.denoiser.published.weight_files import CONFIG, Weights
 from mdm_lightning.errors import UserError
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.denoiser.llama import Llama
+from mdm_lightning.denoiser.published.families.mdlm import MDLM
 from mdm_lightning.denoiser.published.family import NOTHING, Family, Unstated
-from mdm_lightning.denoiser.published.mdlm import MDLM
 from mdm_lightning.denoiser.published.weight_files import CONFIG
 from mdm_lightning.errors import UserError
 

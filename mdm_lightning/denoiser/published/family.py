@@ -72,6 +72,8 @@ class Family(ABC):
     """The choice of ``model=`` that has the published sizes."""
     usual_tokenizer: ClassVar[str | None] = None
     """On the hub, for models that bring none along."""
+    takes_the_rest: ClassVar[bool] = False
+    """Whether it is one whose models say nothing of it, and it takes what no other family claims."""
     keys: ClassVar[Mapping[str, str]] = {"mask_id": "mask_token_id"}
     """Where a configuration says what others leave unstated."""
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mdm_lightning.denoiser.base import Denoiser, oversized
 from mdm_lightning.denoiser.published.autoregressive import with_mask
-from mdm_lightning.denoiser.published.families import recognise
 from mdm_lightning.denoiser.published.family import NOTHING, Family, Unstated
+from mdm_lightning.denoiser.published.recognition import recognise
 from mdm_lightning.denoiser.published.weight_files import CONFIG, Weights, enumerated, open_weights
 from mdm_lightning.errors import UserError
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from mdm_lightning.denoiser.published.families.qwen import HARMLESS, decoder_arguments
 from mdm_lightning.denoiser.published.family import PublishedConfig, Unstated
-from mdm_lightning.denoiser.published.qwen import HARMLESS, decoder_arguments
 from mdm_lightning.denoiser.published.renamed import DecoderLayout
 from mdm_lightning.denoiser.published.weight_files import Weights
 

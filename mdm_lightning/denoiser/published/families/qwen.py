@@ -51,6 +51,7 @@ class Qwen(DecoderLayout):
 
     name = "Qwen"
     size = "qwen"
+    takes_the_rest = True
     keys = BLOCKS
 
     def matches(self, weights: Weights) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mdm_lightning.denoiser.attention import BlockCausal
+from mdm_lightning.denoiser.published.families.qwen import BLOCKS, HARMLESS, decoder_arguments
 from mdm_lightning.denoiser.published.family import PublishedConfig, Unstated
-from mdm_lightning.denoiser.published.qwen import BLOCKS, HARMLESS, decoder_arguments
 from mdm_lightning.denoiser.published.renamed import DecoderLayout
 from mdm_lightning.denoiser.published.weight_files import Weights
 
