@@ -16,7 +16,7 @@ from mdm_lightning.data.tokenizer.context import encode_after
 from mdm_lightning.data.tokenizer.tokenizer import Tokenizer
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.published.family import Unstated
-from mdm_lightning.diffusion.masking import CountMasking
+from mdm_lightning.diffusion.fitting import Fitting
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.diffusion.timesteps import StratifiedTimes
@@ -113,7 +113,7 @@ def compare(
     for name, model, each in zip(called, models, loaded, strict=True):
         own = None if given is not None or each.run is None else text_of(each.run.config["data"])
         candidates.append(Candidate(name, model._subject(given, seed=seed), own, each.run))
-    likelihood = Likelihood(CountMasking(StratifiedTimes()), draws, batch_size, sequences)
+    likelihood = Likelihood(Fitting(StratifiedTimes()), draws, batch_size, sequences)
     return ComparedModels(compare_candidates(candidates, likelihood))
 
 

@@ -21,6 +21,8 @@ from mdm_lightning.denoiser.attention import AttentionPattern
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.lora import Adapter
 from mdm_lightning.diffusion import masking, timesteps
+from mdm_lightning.diffusion.blockwise import Blockwise
+from mdm_lightning.diffusion.fitting import Fitting
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.errors import UserError
 from mdm_lightning.sampling.blocks import Blocks
@@ -183,6 +185,7 @@ def check_run(config: Any, origin: object) -> dict[str, Any]:
     kinds = (
         *PARTS,
         *(masking.IndependentMasking, masking.CountMasking, masking.StepMasking, masking.NextToken),
+        *(Blockwise, Fitting),
         *(timesteps.UniformTimes, timesteps.StratifiedTimes, timesteps.BellTimes),
         Sampler,
         *(muon.Muon, optimizer.AdamW, optimizer.Constant, optimizer.Cosine, optimizer.Linear),

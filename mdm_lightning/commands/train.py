@@ -51,7 +51,8 @@ from mdm_lightning.data.tokenizer.spec import FromTask, Given
 from mdm_lightning.denoiser.base import Denoiser
 from mdm_lightning.denoiser.lora import Adapter
 from mdm_lightning.denoiser.published.family import Unstated
-from mdm_lightning.diffusion.masking import check_fits
+from mdm_lightning.diffusion.blockwise import Blockwise
+from mdm_lightning.diffusion.fitting import fitted
 from mdm_lightning.errors import UserError
 from mdm_lightning.stopping import Preempted, Stopped
 from mdm_lightning.training.checkpointing import AtomicCheckpointIO, discard_partial
@@ -146,13 +147,15 @@ def _fit(config: DictConfig, start: Start, choices: Sequence[str], output: Path)
         tokenizer = Given(start.tokenizer)
     data = instantiate(config.data).prepare(tokenizer, Path(config.cache_dir))
     module = _build_module(config, data, start, choices)
-    datamodule = _build_datamodule(config, data, autoregressive=module.denoiser.autoregressive)
+    datamodule = _build_datamodule(config, data, module.denoiser)
+    validation = datamodule.validation_process
     report = TrainingReport(
         output,
         data,
         averaged=config.training.ema is not None,
         trained=trained_part(module.denoiser),
         exact=module.denoiser.autoregressive,
+        block_size=validation.block_size if isinstance(validation, Blockwise) else None,
     )
     trainer: Trainer = instantiate(
         config.trainer,
@@ -234,13 +237,11 @@ def _build_denoiser(
     return instantiate(config.model, vocab_size=data.tokenizer.vocab_size), None
 
 
-def _build_datamodule(config: DictConfig, data: PreparedData, *, autoregressive: bool) -> MaskedDataModule:
-    processes = [instantiate(config.training.masking), instantiate(config.training.validation_masking)]
-    for process in processes:
-        check_fits(process, autoregressive=autoregressive)
+def _build_datamodule(config: DictConfig, data: PreparedData, denoiser: Denoiser) -> MaskedDataModule:
+    chosen = config.training.masking, config.training.validation_masking
     return MaskedDataModule(
         data,
-        *processes,
+        *(fitted(instantiate(masking), denoiser) for masking in chosen),
         batch_size=config.training.batch_size,
         global_batch_size=config.training.global_batch_size,
         validation_sequences=config.training.validation_sequences,

@@ -42,15 +42,24 @@ class TrainingReport:
         averaged: whether the results are those of averaged weights.
         trained: what is trained of the denoiser, in words; empty if all is.
         exact: the likelihood is no bound, that of an autoregressive model.
+        block_size: positions per block where it is that of generating block by block.
     """
 
     def __init__(
-        self, folder: Path, data: PreparedData, *, averaged: bool, trained: str = "", exact: bool = False
+        self,
+        folder: Path,
+        data: PreparedData,
+        *,
+        averaged: bool,
+        trained: str = "",
+        exact: bool = False,
+        block_size: int | None = None,
     ) -> None:
         self.folder = folder
         self.trained = trained
         self.averaged = averaged
         self.exact = exact
+        self.block_size = block_size
         self.data = data
         self.started = time.perf_counter()
 
@@ -72,7 +81,8 @@ class TrainingReport:
             board: whether TensorBoard has something to show of the run.
         """
         seconds = time.perf_counter() - self.started
-        kind = ["exact" if self.exact else "upper bound", *["averaged weights"] * self.averaged]
+        bound = "upper bound" if self.block_size is None else f"upper bound, in blocks of {self.block_size}"
+        kind = ["exact" if self.exact else bound, *["averaged weights"] * self.averaged]
         lines = [
             "",
             f"Training         {step:,} steps, {tokens:,} tokens in {seconds:,.0f} s ({speed:,.0f} tokens/s)",
@@ -96,7 +106,7 @@ class TrainingReport:
         for number, sample in enumerate(samples, 1):
             lines += ["", f"Generated text {number}:", *("  | " + line for line in sample.splitlines())]
         look = f"Look             tensorboard --logdir {shlex.quote(_short(self._log_folder()))}"
-        suited = ["estimator=next_token", "sampler=left_to_right", "sampler.steps=null"] * self.exact
+        suited = ["sampler=left_to_right", "sampler.steps=null"] * self.exact
         evaluate = typed("evaluate", typed_path("ckpt", Path(_short(self.folder))), *suited, *typed_again("cache_dir"))
         lines += ["", f"Run folder       {_short(self.folder)}"]
         lines += [look, f"                 {DASHBOARD}"] if board else []

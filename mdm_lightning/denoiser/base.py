@@ -48,6 +48,8 @@ class Denoiser(nn.Module, ABC):
 
     Attributes:
         autoregressive: it reads what stands before a position alone, and so can generate from left to right only.
+        block_size: positions per block of a denoiser that generates block by block, which ``beside_clean`` takes; None
+            of others.
     """
 
     autoregressive: bool = False
@@ -56,6 +58,10 @@ class Denoiser(nn.Module, ABC):
         super().__init__()
         self.vocab_size = vocab_size
         self.length = length
+
+    @property
+    def block_size(self) -> int | None:
+        return None
 
     @property
     def mask_id(self) -> int:

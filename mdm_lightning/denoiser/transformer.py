@@ -44,6 +44,12 @@ class Transformer(Denoiser):
         self.attention = attention or Full()
         self.activation_checkpointing = activation_checkpointing
 
+    @property
+    def block_size(self) -> int | None:
+        if not isinstance(self.attention, BlockCausal) or self.time_conditioning:  # each block has a time of its own
+            return None
+        return self.attention.block_size
+
     @abstractmethod
     def forward(
         self,

@@ -16,7 +16,6 @@ from torch import Tensor
 from mdm_lightning.arguments import check
 from mdm_lightning.diffusion.schedule import MaskSchedule
 from mdm_lightning.diffusion.timesteps import TimeSampler
-from mdm_lightning.errors import UserError
 
 
 class MaskedBatch(NamedTuple):
@@ -205,25 +204,6 @@ class NextToken:
     ) -> MaskedBatch:
         one = torch.ones(len(tokens), dtype=torch.float64)
         return apply_mask(tokens, maskable, maskable, mask_id, one, one[:, None])._replace(tokens=tokens)
-
-
-def check_fits(process: ForwardProcess, *, autoregressive: bool) -> None:
-    """Checks that a forward process and a denoiser belong together.
-
-    Raises:
-        UserError: one of them is autoregressive, and the other is not.
-    """
-    exact = isinstance(process, NextToken)
-    if exact and not autoregressive:
-        raise UserError(
-            "predicting every position unmasked (next_token) is for autoregressive models, as model=ar makes them: "
-            "this one would read the answers"
-        )
-    if autoregressive and not exact:
-        raise UserError(
-            "this model is autoregressive and knows no masks: its likelihood is that of estimator=next_token, and it "
-            "is trained by masking@training.masking=next_token, as model=ar says"
-        )
 
 
 def mask_counts(

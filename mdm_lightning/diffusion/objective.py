@@ -55,11 +55,7 @@ def nelbo(denoiser: PredictsMaskedTokens, batch: MaskedBatch) -> Nelbo:
 
     The head runs on masked rows only. A sequence without masked positions contributes an exact zero.
     """
-    if batch.clean is None or batch.block_size is None:
-        hidden = denoiser(batch.tokens, batch.alpha, batch.padding)
-    else:
-        hidden = denoiser.beside_clean(batch.tokens, batch.clean, batch.block_size, batch.padding)
-    loss = denoiser.cross_entropy(hidden.flatten(0, 1).index_select(0, batch.rows), batch.targets)
+    loss = losses(denoiser, batch)
     sequence = torch.div(batch.rows, batch.tokens.shape[1], rounding_mode="floor")
     zeros = torch.zeros_like(batch.alpha)  # float64 where Lightning's 64-true made the batch so
     loss = loss.to(zeros.dtype)
@@ -68,6 +64,15 @@ def nelbo(denoiser: PredictsMaskedTokens, batch: MaskedBatch) -> Nelbo:
     weighted = loss * batch.weight
     answer = None if batch.answer is None else zeros.index_add(0, sequence, weighted * batch.answer)
     return Nelbo(zeros.index_add(0, sequence, weighted), cross_entropy, masks, answer)
+
+
+def losses(denoiser: PredictsMaskedTokens, batch: MaskedBatch) -> Float32[Tensor, " m"]:
+    """The cross-entropy at every masked position, in nats."""
+    if batch.clean is None or batch.block_size is None:
+        hidden = denoiser(batch.tokens, batch.alpha, batch.padding)
+    else:
+        hidden = denoiser.beside_clean(batch.tokens, batch.clean, batch.block_size, batch.padding)
+    return denoiser.cross_entropy(hidden.flatten(0, 1).index_select(0, batch.rows), batch.targets)
 
 
 def perplexity(nats_per_token: float) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mdm_lightning.denoiser.base import NoDistribution
 from mdm_lightning.diffusion.masking import MaskedBatch
-from mdm_lightning.diffusion.objective import Nelbo, nelbo
+from mdm_lightning.diffusion.objective import Nelbo, losses, nelbo
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Subject
 
@@ -28,8 +28,7 @@ def measure_nelbo(subject: Subject, batch: MaskedBatch, name: Callable[[int], st
         estimate = nelbo(subject.denoiser, batch)
         numbers = torch.stack([part.double() for part in estimate if part is not None]).cpu()
         if not bool(numbers[1].isfinite().all()):
-            hidden = subject.denoiser(batch.tokens, batch.alpha, batch.padding).flatten(0, 1)
-            _refuse(subject.denoiser.cross_entropy(hidden[batch.rows], batch.targets).cpu(), batch, name)
+            _refuse(losses(subject.denoiser, batch).cpu(), batch, name)
     return Nelbo(*numbers)
 
 
@@ -41,18 +40,17 @@ def measure_losses(subject: Subject, batch: MaskedBatch, name: Callable[[int], s
     """
     batch = batch.to(subject.device)
     with torch.inference_mode():
-        hidden = subject.denoiser(batch.tokens, batch.alpha, batch.padding).flatten(0, 1)
-        losses = subject.denoiser.cross_entropy(hidden[batch.rows], batch.targets).double().cpu()
-    if not bool(losses.isfinite().all()):
-        _refuse(losses, batch, name)
-    return losses
+        measured = losses(subject.denoiser, batch).double().cpu()
+    if not bool(measured.isfinite().all()):
+        _refuse(measured, batch, name)
+    return measured
 
 
-def _refuse(losses: Tensor, batch: MaskedBatch, name: Callable[[int], str]) -> None:
+def _refuse(measured: Tensor, batch: MaskedBatch, name: Callable[[int], str]) -> None:
     """Names the first masked position whose cross-entropy is not finite."""
-    first = int((~losses.isfinite()).int().argmax())
+    first = int((~measured.isfinite()).int().argmax())
     sequence, position = divmod(int(batch.rows[first]), batch.tokens.shape[1])
     where = f"position {position} of {name(sequence)} (from 0)"
-    if bool(losses[first].isnan()):
+    if bool(measured[first].isnan()):
         raise NoDistribution(where)
     raise UserError(f"the model gives the token at {where} probability zero: there is no finite likelihood of the data")

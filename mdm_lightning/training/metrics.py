@@ -89,6 +89,8 @@ class CountProfileMetric(Metric):
         self.add_state("moments", torch.zeros(length, 3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, estimate: Nelbo, batch: MaskedBatch) -> None:
+        if batch.clean is not None:  # every block has a number of its own
+            return
         masks = estimate.masks.double()
         counted = (masks > 0).double()
         scores = estimate.cross_entropy.detach().double() / masks.clamp(min=1)
@@ -101,6 +103,6 @@ class CountProfileMetric(Metric):
     def compute(self) -> Float64[Tensor, "n 3"] | None:
         """For r = 0 ... n - 1 revealed positions: the number of sequences, the sum of their scores (mean cross-entropy
         at the masked positions, in nats), and of the scores' squares. None unless all sequences have equally many
-        maskable positions, n."""
+        maskable positions, n, and are masked as a whole."""
         present = self.lengths.nonzero()
         return self.moments[: int(present)] if len(present) == 1 else None

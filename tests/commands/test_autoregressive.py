@@ -55,6 +55,32 @@ def test_begun_as_an_autoregressive_model(
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
 
 
+@pytest.mark.parametrize("block", [1, 4])
+def test_in_blocks_validation_measures_generating_in_blocks(
+    tune: Tune, evaluate: Measuring, autoregressive: Path, block: int, tmp_path: Path
+):
+    """``val/loss`` is what ``estimator=blockwise`` measures: to the last digits for blocks of one position, which leave
+    nothing to chance. That is the default of ``evaluation=likelihood``, too, and not the bound of whole sequences."""
+    blocks = ("attention@model.attention=block_causal", f"model.attention.block_size={block}")
+    options = ("masking@training.masking=blockwise", "trainer.precision=32-true", "training.validation_sequences=null")
+    run = tune("qwen", f"ckpt={autoregressive}", BEGIN, *blocks, *options, "run_dir=run")
+    assert run.status == 0, run.stderr
+    assert f"(upper bound, in blocks of {block})" in run.stdout
+    metrics = json.loads((tmp_path / "run/results.json").read_text())["metrics"]
+    estimators = ((), ("estimator=blockwise", f"estimator.block_size={block}"), ("estimator=count",))
+    found = []
+    for number, estimator in enumerate(estimators):
+        outcome = evaluate("ckpt=run", "evaluation=likelihood", *estimator, f"run_dir={number}")
+        assert outcome.status == 0, outcome.stderr
+        found.append(rows_of(tmp_path / str(number)))
+    default, blockwise, whole = found
+    assert default == blockwise != whole
+    for key, row in (("val/loss", default[0]), ("val/loss_to_first_eos", default[2])):
+        within = {"rel": 1e-5} if block == 1 else {"abs": 4 * row["stderr"]}
+        assert metrics[key] == pytest.approx(row["value"], **within)
+        assert block > 1 or abs(whole[0]["value"] - default[0]["value"]) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -16,6 +16,7 @@ from mdm_lightning.commands.evaluate import build_evaluations
 from mdm_lightning.commands.sweep.cell import ignored_options
 from mdm_lightning.denoiser.attention import AttentionPattern
 from mdm_lightning.diffusion.blockwise import Blockwise
+from mdm_lightning.diffusion.fitting import Fitting
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking
 from mdm_lightning.diffusion.schedule import MaskSchedule, PolynomialSchedule
 from mdm_lightning.evaluation.description import configuration
@@ -227,7 +228,10 @@ def test_what_is_evaluated_by_default(command, expected):
 def test_estimators(command, name):
     blocks = ["estimator.block_size=4"] if name == "blockwise" else []
     config = configure("evaluation=likelihood", f"estimator={name}", "sampler.steps=5", *blocks, name=command)
-    masking = instantiate(config.evaluation.likelihood).estimator
+    chosen = instantiate(config.evaluation.likelihood).estimator
+    with torch.device("meta"):
+        denoiser = instantiate(configure().model, vocab_size=9)
+    masking = chosen.process(denoiser) if isinstance(chosen, Fitting) else chosen
     everything = torch.ones(4, 6, dtype=torch.bool)
     batch = masking(torch.zeros(4, 6, dtype=torch.int64), everything, 9, torch.Generator().manual_seed(0))
     assert batch.lengths.tolist() == [6] * 4

@@ -264,7 +264,7 @@ def test_an_autoregressive_twin_scores_text(train, evaluate, numbered, text_mode
     for arguments, words in (
         ([f"ckpt={text_model}", *frontier, "scorer=run", f"scorer.ckpt={text_model}"], "masked diffusion model"),
         ([f"ckpt={text_model}", "evaluation=likelihood", "estimator=next_token"], "read the answers"),
-        (["ckpt=twin", "evaluation=likelihood"], "estimator=next_token"),
+        (["ckpt=twin", "evaluation=likelihood", "estimator=count"], "leave estimator= out"),
         (["ckpt=twin", "evaluation=samples"], "sampler=left_to_right schedule=linear sampler.steps=null"),
     ):
         refused = evaluate(*arguments)

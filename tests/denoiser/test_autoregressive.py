@@ -8,7 +8,8 @@ from torch.nn.functional import log_softmax
 
 from mdm_lightning.denoiser.autoregressive import Autoregressive
 from mdm_lightning.denoiser.dit import DiT
-from mdm_lightning.diffusion.masking import CountMasking, NextToken, check_fits, seeded_generator
+from mdm_lightning.diffusion.fitting import Fitting, fitted
+from mdm_lightning.diffusion.masking import CountMasking, NextToken, seeded_generator
 from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.diffusion.schedule import BetaSchedule, LinearSchedule
 from mdm_lightning.diffusion.timesteps import StratifiedTimes
@@ -120,13 +121,14 @@ def test_blocks_that_would_get_too_few_steps_are_refused(model):
         sampler(model, canvas, noise, steps=LENGTH)
 
 
-def test_forward_processes_of_the_other_kind_are_refused():
-    check_fits(NextToken(), autoregressive=True)
-    check_fits(CountMasking(StratifiedTimes()), autoregressive=False)
+def test_forward_processes_of_the_other_kind_are_refused(model):
+    masked, count = DiT(D, LENGTH, hidden_size=8, depth=1, heads=2, cond_dim=4), CountMasking(StratifiedTimes())
+    assert fitted(NextToken(), model) == fitted(Fitting(StratifiedTimes()), model) == NextToken()
+    assert fitted(count, masked) == fitted(Fitting(StratifiedTimes()), masked) == count
     with pytest.raises(UserError, match="read the answers"):
-        check_fits(NextToken(), autoregressive=False)
-    with pytest.raises(UserError, match="estimator=next_token"):
-        check_fits(CountMasking(StratifiedTimes()), autoregressive=True)
+        fitted(NextToken(), masked)
+    with pytest.raises(UserError, match="leave estimator= out"):
+        fitted(count, model)
 
 
 def test_it_is_a_twin(model):

@@ -6,6 +6,7 @@ import torch
 from mdm_lightning.denoiser.attention import BlockCausal, Causal, Full
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.diffusion.blockwise import Blockwise
+from mdm_lightning.diffusion.fitting import Fitting, fitted
 from mdm_lightning.diffusion.masking import CountMasking, IndependentMasking, NextToken, seeded_generator
 from mdm_lightning.diffusion.objective import nelbo
 from mdm_lightning.diffusion.schedule import LinearSchedule
@@ -43,6 +44,20 @@ def test_the_loss_is_that_of_one_block_after_the_other(make, process, block):
     expected = (loss * weights * (batch.tokens == model.mask_id)).sum(1)
     assert expected.min() > 1
     close(nelbo(model, batch).per_sequence, expected.float(), tolerance=1e-5)
+
+
+@each_model
+def test_the_fitting_bound_is_in_the_blocks_that_the_model_reads(make):
+    whole = CountMasking(StratifiedTimes())
+    fitting = Fitting(StratifiedTimes())
+    assert fitted(fitting, build(make, BlockCausal(4))) == Blockwise(whole, 4)
+    for pattern in (Full(), Causal()):
+        assert fitted(fitting, build(make, pattern)) == whole
+
+
+def test_a_model_that_looks_at_the_time_has_one_for_the_whole_sequence():
+    model = DiT(9, 8, hidden_size=8, depth=1, heads=2, cond_dim=4, time_conditioning=True, attention=BlockCausal(4))
+    assert fitted(Fitting(StratifiedTimes()), model) == CountMasking(StratifiedTimes())
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from mdm_lightning.arguments import check_numbers
-from mdm_lightning.diffusion.masking import ForwardProcess, check_fits, mark_answers, seeded_generator
+from mdm_lightning.diffusion.fitting import Fitting, fitted
+from mdm_lightning.diffusion.masking import ForwardProcess, mark_answers, seeded_generator
 from mdm_lightning.evaluation.base import Row, Subject, batches
 from mdm_lightning.evaluation.likelihood.policy import Policy
 from mdm_lightning.evaluation.likelihood.rows import Measured, Names, likelihood_rows
@@ -27,7 +28,8 @@ class Likelihood:
     only. The standard error is over sequences and contains both their spread and the Monte-Carlo error.
 
     Args:
-        estimator: the forward process of the NELBO, or the sampler whose likelihood is asked for.
+        estimator: the forward process of the NELBO, or the one that fits the denoiser; or the sampler whose likelihood
+            is asked for.
         draws: masks per sequence, or draws of the sampler's order or counts where chance decides on them.
         batch_size: sequences per forward pass.
         sequences: use the first so many only; None for all.
@@ -36,7 +38,7 @@ class Likelihood:
         ValueError: a number is out of range.
     """
 
-    estimator: ForwardProcess | Policy
+    estimator: ForwardProcess | Fitting | Policy
     draws: int = 1
     batch_size: int = 64
     sequences: int | None = None
@@ -55,7 +57,7 @@ class Likelihood:
             UserError: there are none, or no data, or estimator and denoiser do not fit together.
         """
         if not isinstance(self.estimator, Policy):
-            check_fits(self.estimator, autoregressive=subject.denoiser.autoregressive)
+            fitted(self.estimator, subject.denoiser)
         return subject.validation_size(self.sequences)
 
     def __call__(self, subject: Subject) -> Iterator[Row]:
@@ -63,10 +65,11 @@ class Likelihood:
         if isinstance(estimator, Policy):
             yield from estimator.rows(subject, size, self.draws, self.batch_size)
             return
+        process = fitted(estimator, subject.denoiser)
         units = batches(size, self.batch_size, subject.first)
-        parts = subject.processes.map(lambda unit: self._measure(subject, estimator, unit), units, "likelihood")
+        parts = subject.processes.map(lambda unit: self._measure(subject, process, unit), units, "likelihood")
         measured = Measured(*map(torch.cat, zip(*parts, strict=True)))
-        settings = {"data": subject.data.name, "estimator": estimator.estimator, "draws": self.draws}
+        settings = {"data": subject.data.name, "estimator": process.estimator, "draws": self.draws}
         yield from likelihood_rows(measured, subject.data, settings, _NAMES)
 
     def _measure(self, subject: Subject, masking: ForwardProcess, unit: range) -> Measured:
