@@ -250,6 +250,17 @@ def test_shards_and_index_must_agree(tmp_path):
     assert "not valid JSON" in refusal(folder)
 
 
+@pytest.mark.parametrize("kind", ["sdar_moe", "llada", "llada2_moe"])
+def test_mixtures_of_experts_are_refused_as_such(kind, tmp_path):
+    """Whatever the names of their other tensors, and before anything is asked of the user."""
+    tiny = sdar()
+    weights = {name.replace(".mlp.", ".mlp.experts.0."): value for name, value in tiny.weights.items()}
+    if kind == "llada2_moe":
+        weights = {name.replace("embed_tokens", "word_embeddings"): value for name, value in weights.items()}
+    folder = replace(tiny, config=tiny.config | {"model_type": kind}, weights=weights).write(tmp_path / "model")
+    assert "is a mixture of experts, which is not read here" in refusal(folder)
+
+
 def test_folders_that_hold_no_model(tmp_path):
     assert "does not exist" in refusal(tmp_path / "nowhere")
     assert "has no model.safetensors" in refusal(tmp_path)

@@ -31,8 +31,10 @@ def recognise(weights: Weights) -> Family:
     """The family that the weights are of.
 
     Raises:
-        UserError: none, or several.
+        UserError: none, or several; or each of their blocks is a mixture of experts.
     """
+    if any(".experts." in name for name in weights.shapes):
+        raise UserError(f"{weights.origin} is a mixture of experts, which is not read here: only dense models are")
     claiming = [family for family in known_families() if family.matches(weights)]
     named = [family for family in claiming if not family.takes_the_rest] or claiming
     if len(named) == 1:
