@@ -314,6 +314,7 @@ class Model:
             tokenizer=self.tokenizer,
             length=self.length,
             prepare=prepare,
+            name=loaded.name,
             fingerprint=loaded.fingerprint,
             device=loaded.device,
             seed=seed,

@@ -26,6 +26,18 @@ def refuse_occupied(folder: Path, going_on: Path | None) -> None:
         return
     if (folder / CONFIG).exists() or any((folder / CHECKPOINTS).glob("*.ckpt")):
         raise UserError(f"{folder} holds a run: go on with it by ckpt=auto, or choose another run_dir=")
+    refuse_results(folder)
+
+
+def refuse_results(folder: Path) -> None:
+    """No evaluation replaces the results of another one, or of a training.
+
+    Raises:
+        UserError: there are some.
+    """
+    found = next((name for name in (CONFIG, "results.json", "comparison.html") if (folder / name).exists()), None)
+    if found is not None:
+        raise UserError(f"{folder} holds earlier results, which would be lost ({found}): choose another run_dir=")
 
 
 def save_run(folder: Path, config: DictConfig, tokenizer: Tokenizer) -> None:

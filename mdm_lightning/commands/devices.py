@@ -83,6 +83,16 @@ def leads() -> bool:
     return first_rank() and ERROR_FILE not in os.environ
 
 
+def announce_meeting(size: int, limit: timedelta) -> str:
+    """Has the first of several processes that somebody else has started say for whom it waits; and where they meet."""
+    slurm = SLURMEnvironment() if "RANK" not in os.environ and SLURMEnvironment.detect() else None
+    where = ":".join(os.environ.get(f"MASTER_{part}", "?") for part in ("ADDR", "PORT"))
+    where = where if slurm is None else f"{slurm.main_address}:{slurm.main_port}"
+    if size > 1 and first_rank() and ERROR_FILE not in os.environ:  # else the launcher says why some are not there
+        log.info("waiting for all %d processes to meet at %s, for %s at most", size, where, limit)
+    return where
+
+
 def join_ranks(*, progress: bool) -> Processes:
     """This process and its peers, as torchrun, srun or ``launch_ranks`` started them.
 
@@ -103,10 +113,7 @@ def join_ranks(*, progress: bool) -> Processes:
     if size == 1:
         return Processes(rank, size, progress=progress)
     if not torch.distributed.is_initialized():
-        where = meeting_point.removeprefix("tcp://")
-        where = ":".join(os.environ.get(f"MASTER_{part}", "?") for part in ("ADDR", "PORT")) if slurm is None else where
-        if rank == 0 and ERROR_FILE not in os.environ:  # ranks of our own are there, or their launcher says why not
-            log.info("waiting for all %d processes to meet at %s, for %s at most", size, where, MEETING)
+        where = announce_meeting(size, MEETING)
         try:
             torch.distributed.init_process_group(
                 "gloo", init_method=meeting_point, rank=rank, world_size=size, timeout=MEETING

@@ -20,6 +20,8 @@ from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
+from mdm_lightning.checkpoint.advice import warn_of_another_model
+from mdm_lightning.checkpoint.run_folder import refuse_results
 from mdm_lightning.commands.command import explain, held
 from mdm_lightning.commands.compare import compare_runs
 from mdm_lightning.commands.devices import join_ranks, leads, local_ranks, precision_context, ranks_exist
@@ -27,7 +29,14 @@ from mdm_lightning.commands.export import choose_layout, export, refuse_occupied
 from mdm_lightning.commands.launch import launch_ranks
 from mdm_lightning.commands.options.command_line import override, same_command
 from mdm_lightning.commands.program import typed, typed_again, typed_path
-from mdm_lightning.commands.subject import choose_origin, describe_origin, find_origin, load_subject, needs_checkpoint
+from mdm_lightning.commands.subject import (
+    choose_origin,
+    describe_origin,
+    find_origin,
+    load_subject,
+    needs_checkpoint,
+    pin_scorer,
+)
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Evaluation, NoData, NotApplicable, Row, Settings, Study, Subject
 from mdm_lightning.files import replacing, to_json, write_atomically
@@ -46,13 +55,14 @@ def evaluate(config: DictConfig) -> None:
     """Runs the chosen evaluations on a checkpoint, over as many processes as ``trainer`` says.
 
     Raises:
-        UserError: there is no such checkpoint, it does not fit the request, or another evaluation writes to the folder.
+        UserError: there is no such checkpoint, it does not fit the request, or the folder is another evaluation's.
     """
     output = Path(HydraConfig.get().runtime.output_dir)
     if not leads():
         _evaluate(config, output)
         return
     with held(output, "evaluation", "run_dir="):
+        refuse_results(output)
         _evaluate(config, output)
 
 
@@ -60,6 +70,7 @@ def _evaluate(config: DictConfig, output: Path) -> None:
     if config.compare is not None:
         compare_runs(config)
         return
+    scorer = pin_scorer(config)
     evaluations = build_evaluations(config.evaluation)
     if config.export is not None:  # before the work; nothing is written until all processes have come this far
         refuse_occupied(Path(config.export))
@@ -67,10 +78,12 @@ def _evaluate(config: DictConfig, output: Path) -> None:
     if origin is None:
         _conduct(evaluations, config, output)
         return
+    if leads() and config.advice is not None:
+        warn_of_another_model(config.advice, origin.name, origin.fingerprint)
     ranks = local_ranks(config.trainer)
     if ranks > 1 and not ranks_exist():
         hydra = HydraConfig.get()
-        pinned = choose_origin(origin), override("hydra.run.dir", str(output.resolve()))
+        pinned = choose_origin(origin), *scorer, override("hydra.run.dir", str(output.resolve()))
         launch_ranks(ranks, same_command(hydra, *pinned), hydra.runtime.cwd)
         return
     processes = join_ranks(progress=config.trainer.enable_progress_bar)

@@ -44,10 +44,18 @@ def find_origin(config: DictConfig) -> Origin | None:
     if ckpt is not None:
         if names_published(ckpt):
             return open_published(ckpt, config.get("tokenizer"), Unstated(**config.published))
+        _refuse_unread(config)
         return describe(find_checkpoint(ckpt, RUNS))
     if data is None or not issubclass(get_class(data._target_), DistributionSource):
         return None
     return Oracle(instantiate(data))
+
+
+def _refuse_unread(config: DictConfig) -> None:
+    """Refuses what is said of a published model where ``ckpt=`` names a run, which knows all of it."""
+    for name, value in config.published.items():
+        if value is not None:
+            raise UserError(f"published.{name}={value} would change nothing: ckpt={config.ckpt} is no published model")
 
 
 def needs_checkpoint(command: str) -> UserError:
@@ -66,6 +74,21 @@ def describe_origin(origin: Origin) -> str:
 def choose_origin(origin: Origin) -> str:
     """The override by which other processes mean the same origin."""
     return "ckpt=null" if isinstance(origin, Oracle) else override("ckpt", origin.name)
+
+
+def pin_scorer(config: DictConfig) -> list[str]:
+    """Has ``scorer.ckpt=last`` mean the same run from now on, whatever becomes the newest.
+
+    Returns:
+        The override by which other processes mean it; none where the scorer is named otherwise.
+
+    Raises:
+        UserError: there is no run yet.
+    """
+    if OmegaConf.select(config, "scorer.ckpt") != "last":
+        return []
+    config.scorer.ckpt = str(find_checkpoint("last", RUNS, option="scorer.ckpt").resolve())
+    return [override("scorer.ckpt", config.scorer.ckpt)]
 
 
 def load_subject(
@@ -95,6 +118,7 @@ def distribution_subject(oracle: Oracle, trainer: DictConfig, cache: Path, seed:
         length=source.length,
         prepare=lambda: source.prepare(None, cache),
         distribution=distribution,
+        name=oracle.name,
         fingerprint=oracle.fingerprint,
         device=device,
         seed=seed,
@@ -145,6 +169,7 @@ def checkpoint_subject(
         task=source if isinstance(source, TaskSource) else None,
         prompted=source is not None and source.prompted,
         distribution=source.distribution if isinstance(source, DistributionSource) else None,
+        name=origin.name,
         fingerprint=origin.fingerprint,
         device=device,
         seed=seed,

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
+from torch.distributed.constants import default_pg_timeout
 
 from mdm_lightning.checkpoint.find import CHECKPOINTS, LAST
 from mdm_lightning.checkpoint.run import Run, metadata
@@ -24,6 +25,7 @@ from mdm_lightning.commands.announcement import announce, announce_recipe, train
 from mdm_lightning.commands.callbacks import build_callbacks, build_loggers
 from mdm_lightning.commands.command import held
 from mdm_lightning.commands.devices import (
+    announce_meeting,
     first_rank,
     leads,
     local_ranks,
@@ -184,6 +186,7 @@ def _fit(config: DictConfig, start: Start, choices: Sequence[str], output: Path)
     if trainer.is_global_zero:
         save_run(output, config, data.tokenizer)
         announce(module.denoiser, data, config, accumulate, world)
+    announce_meeting(world, default_pg_timeout)  # Lightning's limit, which also holds for every exchange after it
     try:
         trainer.fit(module, datamodule, ckpt_path=resumed and str(resumed.path), weights_only=True)
     except BaseException:

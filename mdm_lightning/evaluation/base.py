@@ -136,6 +136,7 @@ class Subject:
         task: the rule that checks responses; None for text.
         prompted: the data's sequences begin with prompts.
         distribution: of the data, where it is small enough to enumerate.
+        name: of the checkpoint or the distribution, for people.
         fingerprint: of the checkpoint's contents.
         device: where the denoiser is.
         seed: of everything random.
@@ -151,6 +152,7 @@ class Subject:
     task: Task | None = None
     prompted: bool = False
     distribution: Distribution | None = None
+    name: str = ""
     fingerprint: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0

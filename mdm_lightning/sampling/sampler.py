@@ -179,7 +179,7 @@ class Sampler:
         self._check(denoiser, canvas, noise, padding)
         _check_steps(steps)
         if denoiser.autoregressive:
-            self._check_one_by_one(int((canvas == denoiser.mask_id).sum(1).max()), steps)
+            self.check_one_by_one(int((canvas == denoiser.mask_id).sum(1).max()), steps)
         with torch.inference_mode():
             filled, passes = self._fill(denoiser, canvas, noise, source, steps, padding, on_step)
         # Cloned outside inference mode, so that the caller may use them in training.
@@ -206,8 +206,16 @@ class Sampler:
             raise ValueError(f"Sampler: the canvas has token ids outside 0 ... {denoiser.mask_id} (MASK)")
         self.tokens.check(denoiser.vocab_size)
 
-    def _check_one_by_one(self, positions: int, steps: int | None) -> None:
-        """For a denoiser that reads what stands before a position alone, all of which has to be there."""
+    def check_one_by_one(self, positions: int, steps: int | None) -> None:
+        """For a denoiser that reads what stands before a position alone, all of which has to be there.
+
+        Args:
+            positions: to fill, at most.
+            steps: step budget; None for a step per position.
+
+        Raises:
+            ValueError: positions are filled in another order, or several at once.
+        """
         straight = isinstance(self.order, LeftToRight) and isinstance(self.count, Expected)
         # Blocks share steps evenly, whatever their lengths are: that may leave one too few.
         enough = steps is None or (steps >= positions and self.blocks.length is None)

@@ -166,14 +166,14 @@ tokenizer=file tokenizer.name_or_path={f}/folder | there is no tokenizer at
 schedule=beta schedule.alpha=0 | schedule.alpha must be positive and finite, got 0
 schedule=beta schedule.beta=nan | schedule.beta must be positive and finite, got nan
 schedule=advised | schedule=advised needs advice=FILE
-schedule=advised schedule.family=foo | schedule.family must be beta or optimal, got foo
+schedule=advised advice={f}/array.json schedule.family=foo | schedule.family must be beta or optimal, got foo
 schedule=advised advice=/nowhere.json | cannot read advice=/nowhere.json
 schedule=advised advice={f}/array.json | is no advice.json
 schedule=advised advice={f}/bytes.json | is no advice.json
 sampler=advised | sampler=advised needs advice=FILE
 sampler=advised advice={f}/array.json | is no advice.json
 sampler=advised order=random | order
-sampler=advised schedule=linear | schedule=linear would change nothing: it is for a sampler that is made of parts
+sampler=advised advice={f}/array.json schedule=linear | it is for a sampler that is made of parts
 advice={f}/array.json | would change nothing: it is for sampler=advised or schedule=advised
 schedule=advised advice={f} | is a folder: give the file
 ckpt=last | no run in outputs has a checkpoint yet
@@ -194,7 +194,16 @@ evaluation=task orders=[spaced] | orders=[spaced] would change nothing: it is fo
 evaluation=samples scorer.order=3 | it is for evaluation=generation or frontier
 evaluation=[profile,task] estimator=continuous | it is for evaluation=likelihood
 evaluation=likelihood prompt=x | it is for evaluation=samples
-evaluation=likelihood schedule=beta sampler=advised | would change nothing
+evaluation=likelihood schedule=beta sampler=advised | needs advice=FILE
+evaluation=task sampler=advised | sampler=advised needs advice=FILE
+evaluation=likelihood sampler.steps=4 | sampler.steps=4 would change nothing: it is for evaluations that generate
+evaluation=likelihood estimator=k_step sampler=maskgit order=confidence | order=confidence would change nothing
+evaluation=profile tokens.temperature=0.5 | tokens.temperature=0.5 would change nothing
+evaluation=[likelihood,profile] eos=never | eos=never would change nothing
+evaluation=likelihood estimator=continuous cache=dual | cache=dual would change nothing
+evaluation=samples evaluation.sequences=8 | that have no number of their own, as evaluation.samples.sequences
+evaluation=task evaluation.steps=[4] | evaluation.steps=[4] would change nothing: it is for evaluation=advise
+compare=[last,last] ckpt=null sampler=llada | sampler=llada would change nothing
 evaluation=generation scorer=run scorer.ckpt=/nowhere | scorer.ckpt=/nowhere does not exist
 samples.prompt=x | did you mean evaluation.samples.prompt?
 +evaluation.foo=3 | nobody reads an option evaluation.foo
@@ -216,8 +225,10 @@ evaluation=certificate sampler=eb | does not reveal positions in an order that i
 evaluation=likelihood,profile | a list is evaluation=[likelihood,profile]
 evaluation=advise sampler=first_hitting | there is nothing to advise: FirstHitting looks at neither schedule nor steps
 evaluation=advise evaluation.steps=[] | evaluation.steps must be positive numbers
+evaluation=advise evaluation.steps=[4,8,4] | evaluation.steps must be different numbers
 evaluation=advise evaluation.steps=4 | evaluation.steps must be a list
 evaluation=advise evaluation.advise.racers=1 | evaluation.advise.racers must be at least 2
+evaluation=advise orders=[random,spaced,random] | orders= names random twice: once is enough
 evaluation=advise orders=[spacd] | did you mean spaced?
 evaluation=advise orders=[spaced] sampler=remdm | works with the order Random only, got Spaced
 evaluation=samples evaluation.samples.length=0 | evaluation.samples.length must be at least 1
@@ -228,6 +239,8 @@ evaluation=none | there is nothing to evaluate
 evaluation=generation scorer.order=0 | scorer.order must be at least 1
 evaluation=frontier evaluation.frontier.temperatures=[1.0] | evaluation.frontier.temperatures must be two or more
 evaluation=frontier evaluation.frontier.temperatures=[0.5,-1.0] | evaluation.frontier.temperatures must be positive
+evaluation=frontier evaluation.frontier.temperatures=[1,0.5,1.0] | evaluation.frontier.temperatures must be different
+evaluation=frontier evaluation.frontier.temperatures=[1] evaluation.frontier.top_p=[0.9,0.9] | top_p must be different
 evaluation=paper_figures evaluation.paper_figures.results={f}/number.jsonl | no table of scores
 evaluation=lm_eval | evaluation=lm_eval needs evaluation.tasks=
 evaluation=lm_eval evaluation.tasks=gsm8k | evaluation.tasks must be a list, each text, got gsm8k
@@ -270,6 +283,7 @@ data=sudoku | has another tokenizer
 evaluation=likelihood export={f} | is not empty
 ckpt=/nowhere.ckpt | does not exist
 ckpt=null | needs a checkpoint
+published.mask_id=3 | published.mask_id=3 would change nothing
 compare=last ckpt=null | compare must be a list
 compare=[last] ckpt=null | compare= needs two runs or more
 compare=[last,last] ckpt=null | compare=last: no run in outputs has a checkpoint yet
@@ -284,6 +298,11 @@ compare=[last,last] ckpt=null evaluation=profile | compare= measures the likelih
 # What sweep.py is told, on top of a checkpoint.
 SWEEP = """
 sweep.alpha=[] | sweep.alpha must be a list of positive numbers
+sweep.alpha=[0.5,1,0.5] | sweep.alpha must be a list without repetitions
+sweep.steps=[8,8] | sweep.steps must be a list without repetitions
+sampler.steps=8,4,8 | sampler.steps=8,4,8 has a value twice: once is enough
+evaluation=likelihood sampler=llada,maskgit order=random,confidence | would change nothing
+sampler=advised | sampler=advised needs advice=FILE
 sweep.steps=[0] | sweep.steps must be a list of numbers from 1 on
 sweep.steps=8 | sweep.steps must be a list
 sweep.limit=0 | sweep.limit must be at least 1
@@ -304,7 +323,7 @@ sweep.baselines=[liner] | there is no schedule liner; did you mean linear?
 +sweep.metrc=accuracy | did you mean sweep.metric?
 schedule.alpha=0,1 | schedule.alpha must be positive and finite, got 0
 schedule.alfa=0,1 | did you mean schedule.alpha?
-sampler=advised schedule=linear,sine | would change nothing
+sampler=advised schedule=linear,sine advice={f}/array.json | would change nothing
 orders=[spaced] | it is for evaluation=advise
 sampler.steps=2,x | sampler.steps must be a whole number or null, got x
 order=random,confidense | did you mean confidence?

@@ -109,9 +109,13 @@ evaluate evaluation=likelihoodd
 evaluate schedule=advised advice=/nowhere.json
 evaluate schedule=advised advice=.
 evaluate scorer=run scorer.ckpt=/nowhere
-evaluate sampler=advised schedule=linear
+evaluate sampler=advised
+evaluate schedule=advised
+train sampler=advised
+evaluate evaluation=likelihood sampler.steps=4
 evaluate evaluation=task orders=[spaced]
-sweep sampler=advised schedule.alpha=0.5,1
+sweep sampler=advised
+sweep evaluation=likelihood sampler=llada,maskgit
 sweep ckpt=/nowhere
 sweep ckpt=.
 sweep schedule.alfa=0,1

@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.commands.conftest import incident, scalars
@@ -192,19 +191,6 @@ def test_advice_can_be_taken(numbered, text_model):
     assert rows[0]["settings"]["schedule"] == f"Beta({alpha:g}, {beta:g})"
 
 
-def test_one_evaluation_at_a_time_has_a_folder(evaluate, text_model, tmp_path):
-    """Two that begin in the same second are given the same folder, and the later one took the results of the other."""
-    ask = (f"ckpt={text_model}", "evaluation=profile", f"run_dir={tmp_path}/taken")
-    lock = FileLock(tmp_path / "taken" / ".lock")
-    (tmp_path / "taken").mkdir()
-    with lock:
-        error = evaluate(*ask).error
-    assert "another evaluation is running in" in error
-    assert "another run_dir=" in error
-    assert not (tmp_path / "taken" / "results.csv").exists()
-    assert evaluate(*ask).status == 0
-
-
 def test_the_advised_sampler_can_be_taken(evaluate, text_model, tmp_path):
     """The printed command has the model, and samples with the order and schedule that were found."""
     ask = ("evaluation=advise", "evaluation.steps=[2,4]", "evaluation.advise.profile.sequences=8", "run_dir=asked")
@@ -245,7 +231,7 @@ def test_loggers_receive_the_rows(numbered, text_model):
         assert float(logged) == pytest.approx(row["value"])
 
 
-def test_an_autoregressive_twin_scores_text(train, evaluate, numbered, text_model, tmp_path):
+def test_an_autoregressive_twin_scores_text(train, evaluate, sweep, numbered, text_model, tmp_path):
     """It is evaluated by the command that its training printed, and scores what another model generates."""
     trained = train(
         "model=ar", "model.hidden_size=16", "model.length=32", "run_dir=twin", "training.validation_sequences=null"
@@ -253,7 +239,7 @@ def test_an_autoregressive_twin_scores_text(train, evaluate, numbered, text_mode
     assert trained.status == 0, trained.stderr
     assert "nats/token (exact; averaged weights)" in trained.stdout
     (hint,) = re.findall("Evaluate .*evaluate.py (.*)", trained.stdout)
-    rows = rows_of(numbered(*hint.split(), "evaluation=likelihood"))
+    rows = rows_of(numbered(*hint.split(), "evaluation=[likelihood,samples]"))
     results = json.loads((tmp_path / "twin/results.json").read_text())["metrics"]
     assert value(rows, "nelbo_nats_per_token") == pytest.approx(results["val/loss"], rel=1e-5)
 
@@ -270,6 +256,14 @@ def test_an_autoregressive_twin_scores_text(train, evaluate, numbered, text_mode
         refused = evaluate(*arguments)
         assert refused.status == 1
         assert words in refused.error
+    ask = ("ckpt=twin", "evaluation=generation", "sweep.limit=2", "sweep.profile=null", "sweep.dir=swept")
+    refused = sweep(*ask, "sampler.steps=2,4")
+    assert refused.status == 1
+    assert "no cell of this sweep suits" in refused.error
+    assert not list((tmp_path / "swept").rglob("*.json"))
+    choice = ("sampler=left_to_right", "schedule=linear", "sampler.steps=null", "sweep.baselines=[]")
+    outcome = sweep(*ask, *choice, "tokens.temperature=0.5,1")
+    assert outcome.status == 0, outcome.stderr
 
 
 @pytest.mark.parametrize(

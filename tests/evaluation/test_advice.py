@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdm_lightning.checkpoint.advice import advised_sampler
+from mdm_lightning.checkpoint.advice import advised_sampler, warn_of_another_model
 from mdm_lightning.data.source import Verdict
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.profile.step_costs import StepCosts
@@ -196,6 +196,10 @@ def test_a_profile_says_nothing_of_some_samplers(unpredictable):
         ("no json", "is no advice.json"),
         ("[1, 2]", "is no advice.json"),
         ('{"version": 1, "length": 4}', "is no advice.json"),
+        ('{"16": [0.5, 0.5]}', "is no advice.json"),
+        ('{"model": {"name": "a"}}', "is no advice.json"),
+        ('{"16": {"beta": [0.5]}}', "holds no schedule for 16 steps"),
+        ('{"16": {"beta": [0.5, "a"]}}', "holds no schedule for 16 steps"),
         (
             json.dumps({"4": {}, "8": {}}),
             r"is for 4, 8 steps, not for 16: .* ask for evaluation=advise evaluation.steps=\[16\]",
@@ -441,11 +445,38 @@ def test_a_sampler_is_read_as_it_was_written(tmp_path):
         advised_sampler(str(path), 3)
     with pytest.raises(UserError, match="has no beta schedule for 2 steps"):
         advised_schedule(str(path), 2)
+    for part, value in (
+        ("order", 5),
+        ("schedule", {"_target_": "mdm_lightning.sampling.order.Random"}),
+        ("steps", True),
+        ("tempered_evidence", "no"),
+        ("tokens", {"_target_": "mdm_lightning.sampling.tokens.TokenSampler", "banned": ["a"]}),
+        ("blocks", {"_target_": "mdm_lightning.sampling.blocks.Blocks", "length": 2.5}),
+    ):
+        path.write_text(to_json({"2": {"sampler": configuration(chosen) | {part: value}}}))
+        with pytest.raises(UserError, match=rf"advice\.json.*{part}"):
+            advised_sampler(str(path), 2)
     hostile = configuration(chosen) | {"order": {"_target_": "os.system", "command": "touch touched"}}
     for content in (hostile, hostile["order"], {"_target_": "mdm_lightning.sampling.order.Random"}, [], None):
         path.write_text(to_json({"2": {"sampler": content}}))
         with pytest.raises(UserError, match=r"advice\.json"):
             advised_sampler(str(path), 2)
+
+
+def test_advice_names_its_model(tmp_path, caplog):
+    """That of another model is warned of; an older file says that it does not know."""
+    caplog.set_level("INFO")
+    _, outputs, _ = run(Expected())
+    path = tmp_path / "advice.json"
+    path.write_text(outputs.files["advice.json"])
+    warn_of_another_model(str(path), "mine", "abc")
+    assert not caplog.messages
+    warn_of_another_model(str(path), "mine", "def")
+    assert "was found for another model" in caplog.messages[-1]
+    path.write_text(json.dumps({"2": {"beta": [1, 1]}}))
+    warn_of_another_model(str(path), "mine", "def")
+    assert "does not say which model" in caplog.messages[-1]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
 def test_a_check_needs_other_sequences(tmp_path):

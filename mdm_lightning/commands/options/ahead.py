@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 
 from mdm_lightning.commands.options import settings
 from mdm_lightning.commands.options.command_line import first_values, parse
+from mdm_lightning.commands.options.idle import refuse_idle
 from mdm_lightning.commands.options.unread import Inspection
 from mdm_lightning.errors import UserError
 
@@ -36,5 +37,6 @@ def check_ahead(typed: Sequence[str], conf: Path, name: str) -> None:
     inspection = Inspection(config, overrides)
     inspection.node(config, settings.command(config), "")
     inspection.paths()
+    inspection.advice()
     axes = {override.key_or_group for override in parsed if override.is_sweep_override()}
-    inspection.idle(axes.intersection(config.hydra.runtime.choices))
+    refuse_idle(config, overrides, swept=axes.intersection(config.hydra.runtime.choices))

@@ -3,10 +3,9 @@ constructors refuse."""
 
 import re
 import shlex
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -24,8 +23,6 @@ from mdm_lightning.arguments import BadArgument
 from mdm_lightning.commands.options.command_line import ARGUMENT, override, parses
 from mdm_lightning.commands.options.nearest import suggestion
 from mdm_lightning.errors import UserError
-
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
 
 
 def explain_composition(error: Exception, arguments: Sequence[str], conf: Path, name: str) -> Exception:
@@ -57,6 +54,8 @@ def explain_composition(error: Exception, arguments: Sequence[str], conf: Path, 
         ):
             if found := re.search(pattern, words):
                 return say(found["key"], arguments, conf, name)
+        if found := re.search(r"\w+@(\w+)\.(\w+) appears more than once in the final defaults list", words):
+            return UserError(f"{found.group(1)}= names {found.group(2)} twice: once is enough")
         if found := re.search(r"An item is already at '([^']*)'", words):
             return UserError(f"{found.group(1)} is there already: leave out the +, as in {found.group(1)}=VALUE")
     if found := re.search(r"Interpolation key '([\w.]+)' not found", words):
@@ -175,27 +174,3 @@ def blame(error: Exception, path: str, name: Callable[[str], str]) -> Exception:
 
 def _shown(value: Any) -> Any:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-def words(hint: Any) -> str:
-    """An annotation in words."""
-    return " or ".join(dict.fromkeys(_words(hint)))
-
-
-def _words(hint: Any) -> Iterator[str]:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        for choice in sorted(arguments, key=lambda choice: choice is types.NoneType):
-            yield from _words(choice)
-    elif origin is Literal:
-        yield from map(str, arguments)
-    elif hint in KINDS:
-        yield KINDS[hint]
-    elif origin is tuple and ... not in arguments:
-        yield f"a list of {len(arguments)}: " + ", ".join(map(words, arguments))
-    elif isinstance(origin or hint, type) and issubclass(origin or hint, Mapping):
-        yield f"names with {words(arguments[1])} each" if arguments else "a mapping"
-    elif isinstance(origin or hint, type) and issubclass(origin or hint, Sequence):
-        yield f"a list, each {words(arguments[0])}" if arguments else "a list"
-    else:
-        yield "an object with a _target_, as the files in conf/ have"

@@ -149,6 +149,9 @@ class Sweeping:
             check(self, "refine", self.refine == 0, "0 where sweep.race=true confirms its winner itself")
             check(self, "limit", self.limit >= self.race_first, "at least sweep.race_first where sweep.race=true")
             check(self, "full", self.full is None or self.full >= 2, "at least 2 where sweep.race=true")
+        for name in ("alpha", "beta", "steps", "baselines"):
+            values = getattr(self, name)
+            check(self, name, len(set(values)) == len(values), "a list without repetitions")
         for name in ("alpha", "beta"):
             values = getattr(self, name)
             good = len(values) > 0 and all(finite(value) and value > 0 for value in values)
@@ -241,19 +244,6 @@ class SweepCommand(MeasuringCommand):
     """The root of sweep.py's configuration."""
 
     sweep: Sweeping | None = None
-
-
-READ_BY = {
-    "schedule": "a sampler that is made of parts (sampler=advised has a schedule of its own) or estimator=k_step",
-    "orders": "evaluation=advise",
-    "advice": "sampler=advised or schedule=advised",
-    "scorer": "evaluation=generation or frontier",
-    "estimator": "evaluation=likelihood",
-    "prompt": "evaluation=samples",
-    "suffix": "evaluation=samples",
-    "trajectory": "evaluation=samples",
-}
-"""Options of the root that mean something only where what is chosen refers to them, and what does."""
 
 
 def parse_precision(precision: object) -> tuple[str, bool]:

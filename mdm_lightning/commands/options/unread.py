@@ -7,30 +7,23 @@ takes seconds, in which most of what is mistyped could have been answered.
 """
 
 import dataclasses
-import inspect
-import re
-import types
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from functools import cache
-from importlib import import_module
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
+from mdm_lightning.annotations import TARGET, arguments, fits, is_object, located, needed, words
 from mdm_lightning.arguments import BadArgument
 from mdm_lightning.commands.options import settings
-from mdm_lightning.commands.options.explanations import KINDS, blame, dangling, words
+from mdm_lightning.commands.options.explanations import blame, dangling
+from mdm_lightning.commands.options.idle import REFERENCE, refuse_idle
 from mdm_lightning.commands.options.nearest import suggestion
 from mdm_lightning.errors import UserError
-
-_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-
-TARGET = "_target_"
 
 # Arguments that the commands give themselves, beside those of the configuration.
 _GIVEN = {"vocab_size"}
@@ -66,8 +59,12 @@ def check_options(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             unread.pop(name, None)
         inspection.refuse_trainer(unread, "is for training; what is read of the trainer here: {}")
     inspection.paths()
-    if schema is settings.MeasuringCommand or (schema is settings.TrainCommand and config.ckpt is None):
-        inspection.idle()  # of a sweep, whose cells differ in what they read: ahead.py
+    if schema is not settings.TrainCommand or config.ckpt is None:  # else a run's own settings may still come in
+        inspection.advice()
+    if schema is settings.MeasuringCommand:  # of a sweep, whose cells differ in what they read: ahead.py
+        refuse_idle(config, overrides)
+    elif schema is settings.TrainCommand and config.ckpt is None:
+        refuse_idle(config, overrides, direct=("sampler",))
     settings.parse_precision(config.trainer.precision)  # says more of it than Lightning's annotations
     inspection.objects()
     if schema is settings.TrainCommand:
@@ -146,22 +143,12 @@ class Inspection:
             if own and isinstance(text := self.value(node, name, path), str):
                 refuse(text)
 
-    def idle(self, swept: Collection[str] = ()) -> None:
-        """Refuses what was typed of options that nothing refers to of all that is chosen: it would change nothing.
-
-        Args:
-            swept: groups with several choices, of which another may refer to it.
-        """
-        raw: Any = OmegaConf.to_container(self.root, resolve=False)
-        read = [name for name in map(str, raw) if name not in settings.READ_BY and name != "hydra"]
-        for name in read:  # which grows: what is referred to may refer to others
-            found = {reference.partition(".")[0] for reference in _REFERENCE.findall(str(raw[name]))}
-            read += [known for known in settings.READ_BY if known in found and known not in read]
-        for override in self.overrides:
-            name = re.split(r"[.=]", override.lstrip("+"))[0]
-            idle = name in settings.READ_BY and name in raw and name not in read and not {*swept} - {name}
-            if idle and override.partition("=")[2] not in ("null", "[]"):
-                raise UserError(f"{override} would change nothing: it is for {settings.READ_BY[name]}")
+    def advice(self) -> None:
+        """Refuses parts that are to be as advised where nothing says by which advice."""
+        for name in ("sampler", "schedule"):
+            node = OmegaConf.select(self.root, name)
+            if "path" in node and _raw(node, "path") == "${advice}" and self.value(node, "path", name) is None:
+                raise UserError(f"{name}=advised needs advice=FILE, an advice.json that evaluation=advise has written")
 
     def wait(self, node: DictConfig, path: str) -> None:
         """Notes an object to check: those that bring Lightning along after all others."""
@@ -268,7 +255,7 @@ class Inspection:
             node = OmegaConf.select(self.root, known) if known else self.root
             known = _join(known, part)
             if isinstance(node, DictConfig) and part in node and OmegaConf.is_interpolation(node, part):
-                reference = _REFERENCE.fullmatch(str(_raw(node, part)))
+                reference = REFERENCE.fullmatch(str(_raw(node, part)))
                 known = known if reference is None else self.name(reference.group(1))
         return known
 
@@ -297,62 +284,3 @@ def _raw(node: DictConfig, name: str) -> Any:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def fits(hint: Any, value: Any) -> bool:
-    """Whether a value may be given where ``hint`` is annotated. What will be built stands for any class."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(fits(choice, value) for choice in arguments)
-    if origin is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in arguments)
-    if is_object(value):
-        return hint not in KINDS or hint is str  # a text may be built, too
-    if hint in (int, float):
-        return isinstance(value, int | hint) and not isinstance(value, bool)
-    if hint in KINDS:
-        return isinstance(value, hint)
-    base = origin or hint
-    if base is tuple:
-        return isinstance(value, ListConfig) and _fit_tuple(arguments, value)
-    if isinstance(base, type) and issubclass(base, Sequence):
-        return isinstance(value, ListConfig) and all(fits(arguments[0], item) for item in value if arguments)
-    if isinstance(base, type) and issubclass(base, Mapping):
-        return isinstance(value, DictConfig) and all(fits(arguments[1], item) for item in value.values() if arguments)
-    return not (isinstance(hint, type) and hint.__module__.startswith("mdm_lightning."))
-
-
-def _fit_tuple(hints: Sequence[Any], value: ListConfig) -> bool:
-    if len(hints) == 2 and hints[1] is ...:
-        return all(fits(hints[0], item) for item in value)
-    return len(hints) == len(value) and all(fits(hint, item) for hint, item in zip(hints, value, strict=True))
-
-
-def is_object(value: Any) -> bool:
-    """Whether a value of the configuration will be built."""
-    return isinstance(value, DictConfig) and TARGET in value
-
-
-@cache
-def located(target: str) -> Any:
-    """The class or function of a dotted name."""
-    module, _, name = target.rpartition(".")
-    return getattr(import_module(module), name)
-
-
-@cache
-def arguments(target: Callable[..., Any]) -> tuple[Mapping[str, Any], bool]:
-    """Names and annotations of what a class or function takes, and whether it takes other names as well."""
-    parameters = inspect.signature(target).parameters.values()
-    try:
-        hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
-    except (NameError, TypeError, AttributeError):  # annotations of another package that its users cannot look up
-        hints = {}
-    plain = {p.name: hints.get(p.name, Any) for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    return plain, any(p.kind == p.VAR_KEYWORD for p in parameters)
-
-
-def needed(target: Callable[..., Any]) -> list[str]:
-    """Names of what it cannot do without."""
-    parameters = inspect.signature(target).parameters.values()
-    return [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

@@ -33,6 +33,7 @@ from mdm_lightning.evaluation.likelihood.corpus import Likelihood
 from mdm_lightning.evaluation.processes import Processes
 from mdm_lightning.report.race import race_path
 from mdm_lightning.report.records import Sweep, cell_path, judging_rows
+from mdm_lightning.sampling.sampler import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class SweepRun:
         if here and not any(axis.key_or_group.startswith(("evaluation", "scorer")) for axis in self.plan.axes):
             self._prepare()
         grid, settings = self.plan.grid(), self.config.sweep
+        if here and not self.plan.searches:
+            self._refuse_autoregressive(grid)
         chosen = settings.race or settings.prune  # cells one by one: nobody knows beforehand how many
         shown = self.processes.first and here and self.config.trainer.enable_progress_bar
         with closing(SweepProgress(None if chosen else self.plan.cells(grid), hidden=not shown)) as progress:
@@ -97,6 +100,28 @@ class SweepRun:
         with self.processes.together(explain):
             suited = prepare_evaluations(build_evaluations(self.first.evaluation).values(), subject)
             refuse_metric(suited, self.config.sweep.metric)
+
+    def _refuse_autoregressive(self, grid: Iterable[Overrides]) -> None:
+        """Refuses a sweep of an autoregressive model that could generate in none of its cells.
+
+        Raises:
+            UserError: all of them have schedules, orders or step budgets that such a model does not have.
+        """
+        refused: ValueError | None = None
+        for cell in (combination for multirun in grid for combination in combinations(multirun)):
+            if not self.subject.denoiser.autoregressive:
+                return
+            config = self.compositions(cell)
+            try:
+                for evaluation in build_evaluations(config.evaluation).values():
+                    if isinstance(sampler := getattr(evaluation, "sampler", None), Sampler):
+                        sampler.check_one_by_one(self.subject.length, sampler.steps)
+                return
+            except ValueError as error:
+                refused = error
+        if refused is not None:
+            why = str(refused).removeprefix("Sampler: ")
+            raise UserError(f"no cell of this sweep suits {self.origin.name}: {why} sweep.baselines=[]") from refused
 
     def _run(self, multiruns: Iterable[Overrides], progress: SweepProgress) -> None:
         for multirun in multiruns:

@@ -16,9 +16,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import configure_log
 from hydra.errors import MissingConfigException
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from mdm_lightning.checkpoint.advice import warn_of_another_model
+from mdm_lightning.checkpoint.find import RUNS, find_checkpoint
 from mdm_lightning.checkpoint.load import Origin
+from mdm_lightning.checkpoint.run import describe
+from mdm_lightning.checkpoint.run_scorer import RunScorer
 from mdm_lightning.checkpoint.stored_config import trusting
 from mdm_lightning.commands.command import ERROR_FILE, held
 from mdm_lightning.commands.devices import join_ranks, local_ranks, ranks_exist
@@ -36,7 +41,7 @@ from mdm_lightning.commands.options.command_line import (
 from mdm_lightning.commands.options.nearest import suggestion
 from mdm_lightning.commands.options.unread import check_options
 from mdm_lightning.commands.program import typed, typed_path
-from mdm_lightning.commands.subject import choose_origin, find_origin, needs_checkpoint
+from mdm_lightning.commands.subject import choose_origin, find_origin, needs_checkpoint, pin_scorer
 from mdm_lightning.commands.sweep.compositions import Compositions
 from mdm_lightning.commands.sweep.jobs import in_this_process, left_to_hydra
 from mdm_lightning.commands.sweep.plan import SweepPlan
@@ -136,8 +141,9 @@ def _plan(overrides: Sequence[str], flags: Flags) -> SweepRun:
     origin = find_origin(config)
     if origin is None:
         raise needs_checkpoint("sweep")
-    pinned = [choose_origin(origin), override("sweep.dir", str(Path(config.sweep.dir).resolve()))]
-    base = [*(o for o in base if o.key_or_group not in ("ckpt", "sweep.dir")), *parse(pinned)]
+    folder = override("sweep.dir", str(Path(config.sweep.dir).resolve()))
+    pinned = parse([choose_origin(origin), *pin_scorer(config), folder])
+    base = [*(o for o in base if o.key_or_group not in {pin.key_or_group for pin in pinned}), *pinned]
     config = compositions([line(o) for o in base])
     return SweepRun(SweepPlan(base, axes, config.sweep), config, origin, compositions, flags, Processes())
 
@@ -173,6 +179,9 @@ def _check_axes(axes: Sequence[Override], base: Sequence[Override], compositions
         return  # a search: Hydra's own, or an interval
     shared, names = [line(o) for o in base], [axis.get_key_element() for axis in axes]
     values = [list(axis.sweep_string_iterator()) for axis in axes]
+    for axis, choices in zip(axes, values, strict=True):
+        if len(set(choices)) < len(choices):
+            raise UserError(f"{line(axis)} has a value twice: once is enough")
     first = [f"{name}={choices[0]}" for name, choices in zip(names, values, strict=True) if choices]
     for number, (name, choices) in enumerate(zip(names, values, strict=True)):
         for value in choices if number == 0 else choices[1:]:
@@ -205,6 +214,8 @@ def _run(run: SweepRun) -> None:
         refuse_metric(evaluations.values(), run.config.sweep.metric)
         if run.processes.first:
             _register(output, run.config, run.origin)
+            if run.config.advice is not None:
+                warn_of_another_model(run.config.advice, run.origin.name, run.origin.fingerprint)
     run.run()
     if run.processes.first:
         _conclude(output, run.compositions)
@@ -221,6 +232,10 @@ def _register(output: Path, config: DictConfig, origin: Origin) -> None:
         agreed[name] = _plain(config.get(name))
     agreed["sampler"] = {key: _plain(value) for key, value in config.sampler.items() if key not in OF_THEIR_OWN}
     agreed |= {"limit": config.sweep.limit, "full": config.sweep.full}
+    if config.scorer is not None and issubclass(get_class(config.scorer._target_), RunScorer):
+        scorer = OmegaConf.select(config, "scorer.ckpt")  # None where it is swept
+        file = None if scorer is None else find_checkpoint(scorer, RUNS, option="scorer.ckpt")
+        agreed["checkpoint of the scorer"] = None if file is None else describe(file).fingerprint
     agreed["race"] = _rules_of_race(config.sweep) if config.sweep.race else None
     path = output / SWEEP
     known = load_json(path) if path.exists() else None

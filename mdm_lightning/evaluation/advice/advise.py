@@ -86,6 +86,7 @@ class Advise:
 
     def __post_init__(self) -> None:
         check(self, "steps", bool(self.steps) and all(steps >= 1 for steps in self.steps), "positive numbers")
+        check(self, "steps", len(set(self.steps)) == len(self.steps), "different numbers")
         check_numbers(self, racers=2)
         check(self, "racers", self.racers >= 2 * len(self.samplers), "at least two for each order")
 
@@ -125,7 +126,7 @@ class Advise:
             words.append(verdicts.verdict_text(found.checked, found.left_out, found.costs))
         elif found.unchecked:
             words.append(verdicts.unchecked_text(found.unchecked, found.proposals))
-        path = subject.outputs.file("advice.json", self._to_json(found))
+        path = subject.outputs.file("advice.json", self._to_json(found, subject))
         if not found.unchecked:
             taken = ("sampler=advised", f"sampler.steps={self.steps[0]}")
             kind = "task" if subject.task is not None else "generation"
@@ -191,9 +192,10 @@ class Advise:
             raced, left = raced + best[:most], left + best[most:]
         return raced, left
 
-    def _to_json(self, found: Findings) -> str:
-        """Of every budget what ``schedule=advised`` and ``sampler=advised`` take."""
+    def _to_json(self, found: Findings, subject: Subject) -> str:
+        """Of every budget what ``schedule=advised`` and ``sampler=advised`` take, and of which model it was found."""
         content: dict[str, dict[str, object]] = {str(steps): {} for steps in self.steps}
+        content[predicted.MODEL] = {"name": subject.name, "fingerprint": subject.fingerprint}
         for advice in found.predicted:
             content[str(advice.steps)] |= predicted.as_json(advice)
             if not found.unchecked:

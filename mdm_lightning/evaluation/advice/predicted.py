@@ -25,6 +25,9 @@ from mdm_lightning.sampling.count import Binomial, FixedCount, RoundedCount
 from mdm_lightning.sampling.sampler import Sampler
 from mdm_lightning.tables import markdown_table
 
+MODEL = "model"
+"""Beside the step budgets of an ``advice.json``: the name and the fingerprint of what it was found for."""
+
 
 class Advice(NamedTuple):
     """What the profile says of one step budget. Gaps are in nats per sequence."""
@@ -169,20 +172,38 @@ def read_advice(path: str | None, steps: int, option: str) -> Mapping[str, Any]:
     """
     if path is None:
         raise UserError(f"{option} needs advice=FILE, an advice.json that evaluation=advise has written")
+    known = _parts(path)
+    budgets = [budget for budget in known if budget != MODEL]
+    if str(steps) not in budgets:
+        raise UserError(
+            f"advice={path} is for {', '.join(budgets)} steps, not for {steps}: choose one of these by sampler.steps=, "
+            f"or ask for evaluation=advise evaluation.steps=[{steps}]"
+        )
+    return known[str(steps)]
+
+
+def advised_model(path: str) -> tuple[str, str] | None:
+    """The name and the fingerprint of the model that an advice was found for; None where an older file does not say.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    model = _parts(path).get(MODEL)
+    return None if model is None else (str(model.get("name")), str(model.get("fingerprint")))
+
+
+def _parts(path: str) -> Mapping[str, Mapping[str, Any]]:
+    """What a file says of each budget, and of its model."""
     try:
         known = from_json(Path(path).expanduser().read_text("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read advice={path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"advice={path} is no advice.json of evaluation=advise") from error
-    if not (isinstance(known, dict) and all(budget.isdigit() for budget in known)):
+    good = isinstance(known, dict) and all(isinstance(part, dict) for part in known.values())
+    if not (good and {*known} - {MODEL} and all(budget.isdigit() for budget in {*known} - {MODEL})):
         raise UserError(f"advice={path} is no advice.json of evaluation=advise")
-    if not isinstance(known.get(str(steps)), dict):
-        raise UserError(
-            f"advice={path} is for {', '.join(known)} steps, not for {steps}: choose one of these by sampler.steps=, "
-            f"or ask for evaluation=advise evaluation.steps=[{steps}]"
-        )
-    return known[str(steps)]
+    return known
 
 
 def advised_schedule(path: str | None, steps: int, family: Literal["beta", "optimal"] = "beta") -> MaskSchedule:
@@ -198,7 +219,10 @@ def advised_schedule(path: str | None, steps: int, family: Literal["beta", "opti
     """
     advice = read_advice(path, steps, "schedule=advised")
     try:
-        return TabulatedSchedule(advice["optimal"]) if family == "optimal" else BetaSchedule(*advice["beta"])
+        if family == "optimal":
+            return TabulatedSchedule(advice["optimal"])
+        alpha, beta = advice["beta"]
+        return BetaSchedule(alpha, beta)
     except KeyError as error:
         raise UserError(
             f"advice={path} has no {error.args[0]} schedule for {steps} steps, which only random order has: take "

@@ -68,6 +68,8 @@ class Frontier:
         check(self, "temperatures", fit, "two or more, or one for each top_p, or a single one with several of top_p")
         check(self, "temperatures", all(t > 0 for t in self.temperatures), "positive")
         check(self, "top_p", all(0 < p <= 1 for p in self.top_p or ()), "in (0, 1]")
+        several = "temperatures" if len(self.temperatures) > 1 else "top_p"
+        check(self, several, len(self.samplers) == points, "different for every point")
 
     @property
     def samplers(self) -> dict[str, Sampler]:
