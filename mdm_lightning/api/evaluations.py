@@ -6,6 +6,7 @@ from mdm_lightning.evaluation.advice.race import Race
 from mdm_lightning.evaluation.base import Evaluation, NotApplicable, Row, Subject
 from mdm_lightning.evaluation.generation.caching import Caching
 from mdm_lightning.evaluation.generation.frontier import Frontier
+from mdm_lightning.evaluation.generation.mauve import Mauve
 from mdm_lightning.evaluation.generation.python_parses import PythonParses
 from mdm_lightning.evaluation.generation.quality import Generation
 from mdm_lightning.evaluation.generation.samples import SampleTexts
@@ -29,6 +30,7 @@ __all__ = [
     "Generation",
     "Likelihood",
     "LmEval",
+    "Mauve",
     "NotApplicable",
     "OrderCosts",
     "PaperFigures",

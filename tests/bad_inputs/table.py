@@ -191,7 +191,7 @@ EVALUATE = """
 evaluation=likelihoodd | did you mean likelihood?
 evaluation=[likelihood,sample] | did you mean samples?
 evaluation=task orders=[spaced] | orders=[spaced] would change nothing: it is for evaluation=advise
-evaluation=samples scorer.order=3 | it is for evaluation=generation or frontier
+evaluation=samples scorer.order=3 | it is for evaluation=generation, frontier or mauve
 evaluation=[profile,task] estimator=continuous | it is for evaluation=likelihood
 evaluation=likelihood prompt=x | it is for evaluation=samples
 evaluation=likelihood schedule=beta sampler=advised | needs advice=FILE
@@ -238,6 +238,8 @@ evaluation=exact_distribution | evaluation=exact_distribution needs a distributi
 evaluation=none | there is nothing to evaluate
 evaluation=generation scorer.order=0 | scorer.order must be at least 1
 evaluation=frontier evaluation.frontier.temperatures=[1.0] | evaluation.frontier.temperatures must be two or more
+evaluation=mauve | the scorer \(interpolated Kneser-Ney .* has none: choose scorer=hf
+evaluation=mauve scorer=hf evaluation.mauve.scaling=-1 | evaluation.mauve.scaling must be positive
 evaluation=frontier evaluation.frontier.temperatures=[0.5,-1.0] | evaluation.frontier.temperatures must be positive
 evaluation=frontier evaluation.frontier.temperatures=[1,0.5,1.0] | evaluation.frontier.temperatures must be different
 evaluation=frontier evaluation.frontier.temperatures=[1] evaluation.frontier.top_p=[0.9,0.9] | top_p must be different

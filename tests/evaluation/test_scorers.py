@@ -130,6 +130,21 @@ def test_every_text_is_scored_as_if_alone(gpt2, batch_size, max_tokens):
     assert nats.sum() / counted.sum() > math.log(257)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_text_lies_where_it_lies_alone(gpt2, batch_size):
+    """Whatever it is batched with: the hidden state of the last layer at its last token."""
+    texts = [text for text in TEXTS if text]
+    scorer = HuggingFaceScorer(path=str(gpt2), max_tokens=12, batch_size=batch_size)
+    got = scorer.encoder(text_subject(["ab"], ["ab"]))(np.zeros((len(texts), 1), dtype=np.int64), texts)
+    transformers = importlib.import_module("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(gpt2)
+    model = transformers.AutoModel.from_pretrained(gpt2).eval()
+    for point, text in zip(got, texts, strict=True):
+        ids = torch.tensor([tokenizer(text)["input_ids"][:12]])
+        with torch.inference_mode():
+            np.testing.assert_allclose(point, model(ids).last_hidden_state[0, -1].numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_end_of_text_is_one_token_to_the_scorer(gpt2):
     score = HuggingFaceScorer(path=str(gpt2)).prepare(text_subject(["ab"], ["ab"]))
     assert score(np.zeros((1, 1), dtype=np.int64), ["ab<|endoftext|>cd"]).counted.tolist() == [4]

@@ -22,7 +22,7 @@ READ_BY = {
     "schedule": "a sampler that is made of parts (sampler=advised has a schedule of its own) or estimator=k_step",
     "orders": "evaluation=advise",
     "advice": "sampler=advised or schedule=advised",
-    "scorer": "evaluation=generation or frontier",
+    "scorer": "evaluation=generation, frontier or mauve",
     "estimator": "evaluation=likelihood",
     "prompt": "evaluation=samples",
     "suffix": "evaluation=samples",

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
+from torch import Tensor
 from torch.nn import functional
 
 from mdm_lightning.arguments import check_numbers
 from mdm_lightning.data.hub import hub_is_reachable
 from mdm_lightning.errors import UserError
 from mdm_lightning.evaluation.base import Subject, batches
-from mdm_lightning.evaluation.generation.scorers import PreparedScorer, Scores
+from mdm_lightning.evaluation.generation.scorers import PreparedEncoder, PreparedScorer, Scores
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,22 @@ class HuggingFaceScorer:
 
         return score
 
+    def encoder(self, subject: Subject) -> PreparedEncoder:
+        """See TextEncoder.
+
+        Raises:
+            UserError: as ``prepare``.
+        """
+        tokenizer, model = self._load()
+        model = model.to(subject.device).eval()
+
+        def encode(tokens: Int64[np.ndarray, "b l"], texts: Sequence[str]) -> Float64[np.ndarray, "b h"]:
+            encoded = tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+            units = batches(len(texts), self.batch_size)
+            return np.concatenate([_last_hidden(model, encoded[unit.start : unit.stop]) for unit in units])
+
+        return encode
+
     def _load(self) -> tuple[Any, Any]:
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer  # pyright: ignore[reportMissingImports]
@@ -84,17 +101,32 @@ class HuggingFaceScorer:
         return tokenizer, model
 
 
+def _padded(model: Any, encoded: list[list[int]]) -> dict[str, Tensor]:
+    """Texts are padded at the end, where a causal model cannot look from in front."""
+    width = max(len(text) for text in encoded)
+    ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in encoded], device=model.device)
+    mask = torch.arange(width) < torch.tensor([len(text) for text in encoded])[:, None]
+    return {"input_ids": ids, "attention_mask": mask.long().to(model.device)}
+
+
+def _last_hidden(model: Any, encoded: list[list[int]]) -> Float64[np.ndarray, "b h"]:
+    """Of the last layer, at the last token; an empty text is read as the token 0."""
+    encoded = [text or [0] for text in encoded]
+    with torch.inference_mode():
+        hidden = model(**_padded(model, encoded), output_hidden_states=True).hidden_states[-1]
+    last = [len(text) - 1 for text in encoded]
+    return hidden[torch.arange(len(last)), last].double().cpu().numpy()
+
+
 def _score(model: Any, encoded: list[list[int]]) -> Scores:
     """-log probability of every token but the first, given those in front of it in its text."""
     lengths = torch.tensor([len(ids) for ids in encoded])
-    width = int(lengths.max())
     nats = torch.zeros(len(encoded), dtype=torch.float64)
-    if width > 1:
-        # Texts are padded at the end, where a causal model cannot look from in front.
-        ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in encoded], device=model.device)
-        mask = torch.arange(width, device=model.device) < lengths[:, None].to(model.device)
+    if int(lengths.max()) > 1:
+        padded = _padded(model, encoded)
+        ids = padded["input_ids"]
         with torch.inference_mode():
-            logits = model(input_ids=ids, attention_mask=mask.long()).logits
+            logits = model(**padded).logits
             for row, length in enumerate(lengths.tolist()):
                 if length > 1:  # one text at a time: a copy of all logits would double the memory
                     losses = functional.cross_entropy(

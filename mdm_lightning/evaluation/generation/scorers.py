@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -50,6 +50,23 @@ class Scorer(Protocol):
 
         Raises:
             UserError: it cannot be had.
+        """
+        ...
+
+
+PreparedEncoder = Callable[[Int64[np.ndarray, "b l"], Sequence[str]], Float64[np.ndarray, "b h"]]
+"""Points of texts, given as the evaluated model's tokens and decoded."""
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """A scorer with hidden states, in which texts that are alike lie near each other."""
+
+    def encoder(self, subject: Subject) -> PreparedEncoder:
+        """The hidden state of the last layer at each text's last position.
+
+        Raises:
+            UserError: the model cannot be had.
         """
         ...
 
