@@ -1,7 +1,7 @@
 """How fast recipes learn: NLL of text that was not trained on, against seconds and tokens.
 
     python benchmarks/learning.py --out learning --seeds 0 1 2
-    python benchmarks/learning.py --out learning --recipes default muon --options model=tiny data=tinystories
+    python benchmarks/learning.py --out learning --recipes default adamw --options model=tiny data=tinystories
 
 A recipe is what would be typed behind ``train.py``. ``default`` types nothing; ``mdlm`` is MDLM's recipe (Sahoo et al.,
 2024; without dropout) with its learning rate, written plainly, with logits at every position; the others change one
@@ -55,7 +55,8 @@ class Recipe:
 
 
 LINEAR_MASKS = "schedule@training.schedule=linear"
-MDLM = (LINEAR_MASKS, "lr_schedule=constant", "optimizer.betas=[0.9,0.999]", "training.ema=0.9999")
+ADAMW = ("optimizer=adamw", "optimizer.lr=1.5e-3")
+MDLM = (*ADAMW, LINEAR_MASKS, "lr_schedule=constant", "optimizer.betas=[0.9,0.999]", "training.ema=0.9999")
 MDLM += ("trainer.gradient_clip_val=1.0",)
 BELL = (LINEAR_MASKS, "timesteps@training.times=bell")
 RECIPES = {
@@ -68,6 +69,7 @@ RECIPES = {
     "masks by count": Recipe(("masking@training.masking=count",)),
     "bell": Recipe(BELL),
     "bell, no weights": Recipe((*BELL, "training.times.unbiased=false")),
+    "adamw": Recipe(ADAMW),
     "muon": Recipe(("optimizer=muon",)),
     "tied": Recipe(("model.tie_weights=true",)),
 }

@@ -1,5 +1,6 @@
 """Muon for the matrices of the blocks, AdamW for the rest: two optimisers that are one to everybody else."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,9 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
 from mdm_lightning.arguments import check, finite
-from mdm_lightning.errors import UserError
 from mdm_lightning.training.optimizer import AdamW
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Muon(AdamW):
     The matrices are those of the blocks, low-rank adapters' included. Embeddings, output layer, norms, biases, and the
     modulation by the noise level, whose gradient has rank one in a time-agnostic model, have AdamW with the other
     numbers. Steps have the size of AdamW's (``match_rms_adamw``, Liu et al., 2025, arXiv:2502.16982), so that one
-    learning rate and one weight decay serve both.
+    learning rate and one weight decay serve both. A model without matrices in ``blocks`` has AdamW alone, and a line
+    says so.
 
     Raises:
         ValueError: a number is out of its range.
@@ -34,15 +37,12 @@ class Muon(AdamW):
         check(self, "momentum", finite(self.momentum, 0) and self.momentum < 1, "a number in [0, 1)")
 
     def __call__(self, model: nn.Module) -> Optimizer:
-        """The optimiser of a model's trainable parameters.
-
-        Raises:
-            UserError: the blocks have no matrices.
-        """
+        """The optimiser of a model's trainable parameters."""
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         matrices = [p for name, p in trained if _is_hidden_matrix(name, p)]
         if not matrices:
-            raise UserError("optimizer=muon is for models with matrices in blocks, and this one trains none")
+            log.warning("optimizer=muon: no matrix of a block is trained, so AdamW trains all")
+            return self.over(trained)
         group = {"params": matrices, "lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
         return MuonBesideAdamW(group, self.over([pair for pair in trained if not _is_hidden_matrix(*pair)]))
 

@@ -132,7 +132,7 @@ def test_another_choice_of_a_group_changes_what_it_changes():
 def test_a_recipe_upon_a_run_changes_what_the_recipes_disagree_about():
     run = begin(*BEGAN, "training.log_every=3")
     config, found = go_on(run, "recipe=quick")
-    assert (config.optimizer.lr, config.training.global_batch_size, config.trainer.max_steps) == (1.5e-3, 32, 600)
+    assert (config.optimizer.lr, config.training.global_batch_size, config.trainer.max_steps) == (6e-3, 32, 600)
     assert config.lr_schedule._target_.endswith("Linear")
     assert config.trainer.devices == 8
     assert "model.hidden_size" not in found

@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mdm_lightning.denoiser.dit import DiT
 from mdm_lightning.denoiser.lora import LoRA
-from mdm_lightning.errors import UserError
 from mdm_lightning.training.muon import Muon
 from mdm_lightning.training.optimizer import AdamW
 from tests.forkserver import run_side_by_side
@@ -106,9 +105,13 @@ def test_the_closure_is_called_once_with_gradients(model):
     assert calls == [True]
 
 
-def test_what_it_is_not_for_is_refused():
-    with pytest.raises(UserError, match="matrices in blocks"):
-        Muon()(nn.Linear(3, 2))
+def test_a_model_without_blocks_is_trained_by_adamw_and_a_line_says_so(caplog):
+    optimizer = Muon(lr=1e-2)(nn.Linear(3, 2))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert "AdamW trains all" in caplog.text
+
+
+def test_a_momentum_of_one_is_refused():
     with pytest.raises(ValueError, match="momentum"):
         Muon(momentum=1.0)
 
