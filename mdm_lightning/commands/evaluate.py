@@ -246,7 +246,7 @@ def table(evaluation: str, rows: Sequence[Row]) -> str:
 def _error(row: Row) -> str:
     if row.exact:
         return "exact"
-    return "" if row.stderr is None else f"{row.stderr:.2g}"
+    return "" if row.stderr is None else f"{float(f'{row.stderr:.2g}'):g}"
 
 
 def _choose(row: Row, names: Sequence[str]) -> list[str]:
