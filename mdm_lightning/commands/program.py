@@ -9,7 +9,7 @@ from pathlib import Path
 
 def program() -> list[str]:
     """What the interpreter was given to run, without the arguments of the command line."""
-    if Path(sys.argv[0]).name == "__main__.py":  # python -m mdm_lightning COMMAND
+    if _as_module():
         return sys.orig_argv[sys.orig_argv.index("-m") : sys.orig_argv.index("mdm_lightning") + 2]
     return [sys.argv[0]]
 
@@ -24,7 +24,7 @@ def typed(command: str, *arguments: str) -> str:
     called = Path(sys.argv[0])
     if called.name.startswith("mdm-"):
         program = [_known(f"mdm-{command}", called.with_name(f"mdm-{command}"))]
-    elif called.name == "__main__.py":
+    elif _as_module():
         program = [_known("python", Path(sys.executable)), "-m", "mdm_lightning", command]
     else:
         program = [_known("python", Path(sys.executable)), shlex.quote(str(called.with_name(f"{command}.py")))]
@@ -35,6 +35,11 @@ def typed_again(*names: str) -> list[str]:
     """Those options of this command line that another one is to have as well, with all that is below them."""
     keys = ((argument.partition("=")[0].lstrip("+"), argument) for argument in sys.argv[1:] if "=" in argument)
     return [shlex.quote(argument) for key, argument in keys if any(f"{key}.".startswith(f"{name}.") for name in names)]
+
+
+def _as_module() -> bool:
+    """Whether it was called as ``python -m mdm_lightning COMMAND``."""
+    return Path(sys.argv[0]).parts[-2:] == ("mdm_lightning", "__main__.py")
 
 
 def _known(name: str, program: Path) -> str:
