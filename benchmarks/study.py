@@ -12,30 +12,32 @@ figures of all seeds in the folder are written, from the files alone: ``study.md
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from study_parts import tasks, text
-from study_parts.models import CORPORA, train
+from study_parts.models import CORPORA, scorer_of, train
 from study_parts.report import write_report
 from study_parts.results import Results
 from study_parts.size import CPU, GPU, TINY, Size
 
 from mdm_lightning.errors import UserError
 
+PARTS = ("profile", "likelihood", "adaptive", "advice", "frontier", "accuracy")
 
-def measure(data: str, folder: Path, size: Size, seed: int, english: str | None) -> None:
-    """Trains the model of a set of data and measures what is not there yet."""
+
+def measure(data: str, folder: Path, size: Size, seed: int, english: str | None, chosen: Sequence[str]) -> None:
+    """Trains the model of a set of data and measures what is not there yet of the chosen parts; none chosen: of all."""
     runs = folder / "runs"
     train(data, runs / data, size, seed, english)
     if data in CORPORA:
-        parts = text.parts(
-            runs / data, lambda: train(f"{data}-twin", runs / f"{data}-twin", size, seed, english), seed, size
-        )
+        parts = text.parts(runs / data, lambda: scorer_of(data, runs, size, seed, english), seed, size)
     else:
         parts = tasks.parts(runs / data, seed, size)
     results = Results(folder / data, {**size.asked(), "seed": seed})
     for name, part in parts.items():
-        results.part(name, part)
+        if name in chosen or not chosen:
+            results.part(name, part)
 
 
 def main() -> None:
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of all seeds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--english", help="a file or folder of English text; without it that corpus is left out")
+    parser.add_argument("--parts", nargs="+", metavar="NAME", default=[], help=f"of {', '.join(PARTS)}; default all")
     parser.add_argument("--data", nargs="+", metavar="NAME", help="of stdlib, english and the tasks; default all")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--gpu", action="store_true", help="larger models and more sequences, on a GPU")
@@ -54,8 +57,10 @@ def main() -> None:
     try:
         if unknown := [data for data in chosen if data not in known]:
             raise UserError(f"--data {unknown[0]}: choose of {', '.join(known)} (english needs --english FILE)")
+        if unknown := [part for part in options.parts if part not in PARTS]:
+            raise UserError(f"--parts {unknown[0]}: choose of {', '.join(PARTS)}")
         for data in chosen:
-            measure(data, options.out / f"seed{options.seed}", size, options.seed, options.english)
+            measure(data, options.out / f"seed{options.seed}", size, options.seed, options.english, options.parts)
         print(f"\n{write_report(options.out)}\n\n{options.out}/study.md and figures beside it")
     except UserError as error:
         sys.exit(f"error: {error}")

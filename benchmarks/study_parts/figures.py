@@ -158,15 +158,12 @@ def schedule_panels(found: Mapping[str, Seeds]) -> Iterator[Panel]:
 
 def task_panels(found: Mapping[str, Seeds]) -> Iterator[Panel]:
     for temperature in ("0", "1"):
-        for name, chosen in (("linear counts", "Linear"), ("best schedule", None)):
 
-            def keys(grid: Grid, t: str = temperature, c: str | None = chosen) -> dict[str, tuple[str, str]]:
-                orders = [order for order, own in grid.cells if own == "Linear" and order.endswith(f"temperature {t}")]
-                return {order.split(", ")[0]: (order, c or grid.best(order=order)[1]) for order in orders}
+        def linear(grid: Grid, end: str = f"temperature {temperature}") -> dict[str, tuple[str, str]]:
+            return {key[0].split(", ")[0]: key for key in grid.cells if key[1] == "Linear" and key[0].endswith(end)}
 
-            yield from _over_budgets(
-                found, "accuracy", keys, f"{{}}, temperature {temperature}, {name}", "share solved", _absolute
-            )
+        title = f"{{}}, temperature {temperature}, linear counts"
+        yield from _over_budgets(found, "accuracy", linear, title, "share solved", _absolute)
 
 
 def frontier_panels(found: Mapping[str, Seeds]) -> Iterator[Panel]:
@@ -185,7 +182,7 @@ def frontier_panels(found: Mapping[str, Seeds]) -> Iterator[Panel]:
                     x, y = one["frontier"]["held_out"]
                     lines.append(Line("held-out text", seed, [x], [y], [0.0]))
             yield Panel(
-                f"{_name(data)}, {steps} steps", lines, "entropy of a text's tokens (nats)", "twin's nats per token"
+                f"{_name(data)}, {steps} steps", lines, "entropy of a text's tokens (nats)", "scorer's nats per token"
             )
 
 

@@ -4,7 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mdm_lightning.checkpoint.run_scorer import RunScorer
 from mdm_lightning.errors import UserError
+from mdm_lightning.evaluation.generation.scorers import NgramScorer, Scorer
 from study_parts.size import Size
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -20,6 +22,13 @@ def options_of(data: str, size: Size, seed: int, english: str | None) -> list[st
     # The English text may be short; a part of it this large has sequences enough to be looked at.
     of_data = ["data=files", f"data.path={english}", "data.validation_fraction=0.15"]
     return [*(of_data if corpus == "english" else ["data=stdlib"]), *(size.twin if twin else size.text), *common]
+
+
+def scorer_of(data: str, runs: Path, size: Size, seed: int, english: str | None) -> Scorer:
+    """What scores generated texts: an autoregressive twin of the model, or a 5-gram model."""
+    if not size.twin:
+        return NgramScorer()
+    return RunScorer(str(train(f"{data}-twin", runs / f"{data}-twin", size, seed, english)))
 
 
 def train(data: str, run: Path, size: Size, seed: int, english: str | None) -> Path:

@@ -10,7 +10,6 @@ from jaxtyping import Float64
 from orders import ORDERS, walked
 from trained import subject_of
 
-from mdm_lightning.checkpoint.run_scorer import RunScorer
 from mdm_lightning.diffusion.profile.order_table import OrderTable
 from mdm_lightning.diffusion.schedule import LinearSchedule
 from mdm_lightning.errors import UserError
@@ -36,11 +35,11 @@ from study_parts.size import Size
 Found = dict[str, Any]
 
 
-def parts(run: Path, twin: Callable[[], Path], seed: int, size: Size) -> dict[str, Callable[[], Any]]:
+def parts(run: Path, scorer: Callable[[], Scorer], seed: int, size: Size) -> dict[str, Callable[[], Any]]:
     """What is measured, by name; nothing is loaded before it is asked for.
 
     Args:
-        twin: the run of the autoregressive scorer, trained when it is needed.
+        scorer: of generated texts, made when it is needed.
 
     Raises:
         UserError: later, the validation text is too short.
@@ -57,7 +56,7 @@ def parts(run: Path, twin: Callable[[], Path], seed: int, size: Size) -> dict[st
         "likelihood": lambda: list(likelihood(subject(), size)),
         "adaptive": lambda: adaptive(subject(), size),
         "advice": lambda: advice(subject(), size),
-        "frontier": lambda: frontier(subject(), RunScorer(str(twin())), size),
+        "frontier": lambda: frontier(subject(), scorer(), size),
     }
 
 

@@ -199,7 +199,7 @@ def test_its_trainings_can_be_typed(name):
     from study_parts.models import CORPORA, options_of
 
     size = getattr(importlib.import_module("study_parts.size"), name)
-    twins = [f"{data}-twin" for data in CORPORA]
+    twins = [f"{data}-twin" for data in CORPORA if size.twin]
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         for data in (*CORPORA, *twins, *size.tasks):
             config = compose("train", options_of(data, size, 7, "text.txt"))
