@@ -3,7 +3,7 @@
     python benchmarks/study.py --out study --english shakespeare.txt
     python benchmarks/study.py --out study --english shakespeare.txt --seed 1
 
-Trains small models of Python's standard library, of an English text, of sudokus and of countdown, and measures orders
+Trains small models of Python's standard library, of an English text, of sudokus and of brackets, and measures orders
 and schedules against each other: by loss profiles and exact walks, by advice and its check, by generative frontiers and
 adaptive samplers, by answers that a rule can check. A part is a file in ``--out``; what is there is not measured again.
 The seed decides on the training, on what is generated, and on which sequences are looked at. At the end the tables and
@@ -19,11 +19,9 @@ from study_parts import tasks, text
 from study_parts.models import CORPORA, scorer_of, train
 from study_parts.report import write_report
 from study_parts.results import Results
-from study_parts.size import CPU, GPU, TINY, Size
+from study_parts.size import CPU, DECIDED_BY, GPU, TINY, Size
 
 from mdm_lightning.errors import UserError
-
-PARTS = ("profile", "likelihood", "adaptive", "advice", "frontier", "accuracy")
 
 
 def measure(data: str, folder: Path, size: Size, seed: int, english: str | None, chosen: Sequence[str]) -> None:
@@ -34,10 +32,10 @@ def measure(data: str, folder: Path, size: Size, seed: int, english: str | None,
         parts = text.parts(runs / data, lambda: scorer_of(data, runs, size, seed, english), seed, size)
     else:
         parts = tasks.parts(runs / data, seed, size)
-    results = Results(folder / data, {**size.asked(), "seed": seed})
+    results = Results(folder / data)
     for name, part in parts.items():
         if name in chosen or not chosen:
-            results.part(name, part)
+            results.part(name, {**size.asked(name), "seed": seed}, part)
 
 
 def main() -> None:
@@ -45,7 +43,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of all seeds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--english", help="a file or folder of English text; without it that corpus is left out")
-    parser.add_argument("--parts", nargs="+", metavar="NAME", default=[], help=f"of {', '.join(PARTS)}; default all")
+    parser.add_argument(
+        "--parts", nargs="+", metavar="NAME", default=[], help=f"of {', '.join(DECIDED_BY)}; default all"
+    )
     parser.add_argument("--data", nargs="+", metavar="NAME", help="of stdlib, english and the tasks; default all")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--gpu", action="store_true", help="larger models and more sequences, on a GPU")
@@ -57,8 +57,8 @@ def main() -> None:
     try:
         if unknown := [data for data in chosen if data not in known]:
             raise UserError(f"--data {unknown[0]}: choose of {', '.join(known)} (english needs --english FILE)")
-        if unknown := [part for part in options.parts if part not in PARTS]:
-            raise UserError(f"--parts {unknown[0]}: choose of {', '.join(PARTS)}")
+        if unknown := [part for part in options.parts if part not in DECIDED_BY]:
+            raise UserError(f"--parts {unknown[0]}: choose of {', '.join(DECIDED_BY)}")
         for data in chosen:
             measure(data, options.out / f"seed{options.seed}", size, options.seed, options.english, options.parts)
         print(f"\n{write_report(options.out)}\n\n{options.out}/study.md and figures beside it")

@@ -5,6 +5,7 @@ and scored on the others, both ways; and the choice of one seed is scored on the
 noise are others.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,8 +62,11 @@ class Grid:
 
     def label(self, key: tuple[str, str]) -> str:
         """Order and schedule in words."""
-        cell = self.cells[key]
-        return f"{key[0]} with {cell['schedule']}" + (" (advised)" if cell["name"] != cell["schedule"] else "")
+        name, schedule = self.cells[key]["name"], self.cells[key]["schedule"]
+        shown = (
+            schedule if name == schedule else re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.2f}", schedule)
+        )
+        return f"{key[0]} with {shown}" + ("" if name == schedule else " (advised)")
 
 
 def budgets(found: Mapping[str, Any]) -> list[int]:

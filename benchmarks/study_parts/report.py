@@ -1,6 +1,6 @@
 """Tables and figures of a study, from its files alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,27 @@ def read_all(out: Path) -> dict[str, dict[int, dict[str, Any]]]:
     return dict(sorted(found.items(), key=lambda item: (order.get(item[0], 2), item[0])))
 
 
-def _with(found: Mapping[str, Seeds], *parts: str) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """What has one of the parts."""
-    chosen = {
-        data: {s: one for s, one in seeds.items() if any(p in one for p in parts)} for data, seeds in found.items()
-    }
+def _with(found: Mapping[str, Seeds], part: str) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """What has a part."""
+    return _those(found, lambda one: part in one)
+
+
+def _gridded(found: Mapping[str, Seeds], part: str = "") -> dict[str, dict[int, Mapping[str, Any]]]:
+    """What has orders and schedules, and a part beside them."""
+    return _those(found, lambda one: bool({"likelihood", "accuracy"} & one.keys()) and (not part or part in one))
+
+
+def _those(
+    found: Mapping[str, Seeds], wanted: Callable[[Mapping[str, Any]], bool]
+) -> dict[str, dict[int, Mapping[str, Any]]]:
+    chosen = {data: {seed: one for seed, one in seeds.items() if wanted(one)} for data, seeds in found.items()}
     return {data: seeds for data, seeds in chosen.items() if seeds}
 
 
 def answers(found: Mapping[str, Seeds]) -> str:
     """The best cell of the first seed, its gain there and elsewhere, and the best cells of the others."""
     rows = []
-    for data, seeds in _with(found, "likelihood", "accuracy").items():
+    for data, seeds in _gridded(found).items():
         for steps in budgets(next(iter(seeds.values()))):
             grids = [Grid.of(one, steps) for one in seeds.values()]
             first, *others = grids
@@ -78,7 +87,7 @@ def answers(found: Mapping[str, Seeds]) -> str:
 def orders(found: Mapping[str, Seeds]) -> str:
     """Every order with linear counts: what it gains over random order, in each seed."""
     tables = []
-    for data, seeds in _with(found, "likelihood", "accuracy").items():
+    for data, seeds in _gridded(found).items():
         rows, names = [], list[str]()
         for steps in budgets(next(iter(seeds.values()))):
             grids = [Grid.of(one, steps) for one in seeds.values()]
@@ -94,7 +103,7 @@ def schedule_table(found: Mapping[str, Seeds]) -> str:
     """What every schedule gains over the linear one in the same order, on average over the step budgets, in each
     seed."""
     rows, header = [], list[str]()
-    for data, seeds in _with(found, "likelihood", "accuracy").items():
+    for data, seeds in _gridded(found).items():
         grids = [[Grid.of(one, steps) for steps in budgets(one)] for one in seeds.values()]
         first = grids[0][0]
         names = [name for order, name in first.cells if order == first.baseline[0] and name != LINEAR]
@@ -117,7 +126,7 @@ def _beside(gains: Sequence[Estimate]) -> str:
 def profiles(found: Mapping[str, Seeds]) -> str:
     """What the loss profile predicts of random order with linear counts, and what walks along it cost."""
     rows = []
-    for data, seeds in _with(found, "profile").items():
+    for data, seeds in _gridded(found, "profile").items():
         for seed, one in seeds.items():
             for steps, (value, stderr) in one["profile"]["nelbo"].items():
                 grid = Grid.of(one, int(steps))
@@ -130,7 +139,7 @@ def profiles(found: Mapping[str, Seeds]) -> str:
 def advice(found: Mapping[str, Seeds]) -> str:
     """What advice says, what its race confirmed, and what it loses against the best cell of the grid."""
     rows = []
-    for data, seeds in _with(found, "advice").items():
+    for data, seeds in _gridded(found, "advice").items():
         for seed, one in seeds.items():
             for said in one["advice"]:
                 grid = Grid.of(one, said["steps"])

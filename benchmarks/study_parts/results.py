@@ -16,34 +16,37 @@ class Results:
 
     Args:
         folder: where they are.
-        asked: what decides on their contents; files that were made with something else are refused.
     """
 
     folder: Path
-    asked: Mapping[str, Any]
 
-    def part(self, name: str, measure: Callable[[], Any]) -> None:
+    def part(self, name: str, asked: Mapping[str, Any], measure: Callable[[], Any]) -> None:
         """Measures a part that is not there yet.
+
+        Args:
+            name: of the part.
+            asked: what decides on what is found.
+            measure: finds it.
 
         Raises:
             UserError: it is there, and was made with other settings.
         """
-        path, asked = self.folder / f"{name}.json", from_json(to_json(self.asked))
+        path, settings = self.folder / f"{name}.json", from_json(to_json(asked))
         if path.is_file():
-            if from_json(read_text(path))["asked"] != asked:
+            if from_json(read_text(path))["asked"] != settings:
                 raise UserError(f"{path} was measured with other settings: choose another folder with --out")
             return
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         found = measure()
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, to_json({"asked": asked, "found": found}, indent=None))
-        self._took(name, time.perf_counter() - started)
-
-    def _took(self, name: str, seconds: float) -> None:
-        """Beside the parts, which are equal in every run with a seed."""
+        write_atomically(path, to_json({"asked": settings, "found": found}, indent=None))
+        took = f"{time.perf_counter() - started[0]:.0f}", f"{time.process_time() - started[1]:.0f}"
+        # Beside the parts, which are equal in every run with a seed.
         with (self.folder / "seconds.csv").open("a") as file:
-            file.write(f"{name},{seconds:.0f}\n")
-        print(f"{self.folder.parent.name}, {self.folder.name}: {name}, {seconds:.0f} s", flush=True)
+            file.write(",".join((name, *took)) + "\n")
+        print(
+            f"{self.folder.parent.name}, {self.folder.name}: {name}, {took[0]} s ({took[1]} s of processor)", flush=True
+        )
 
 
 def read(folder: Path) -> dict[str, Any]:

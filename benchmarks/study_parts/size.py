@@ -6,7 +6,18 @@ from typing import Any
 
 SUDOKU = ("experiment=sudoku", "model.depth=3", "trainer.max_steps=900", "data.validation=5000")
 TEN_STEPS = ("trainer.max_steps=10", "lr_schedule.warmup_steps=2")
-COUNTDOWN = ("experiment=countdown", "trainer.max_steps=900", "data.validation=5000")
+# Of eight given brackets there are prompts enough; a word is twelve more.
+DYCK = ("experiment=dyck", "data.given=8", "trainer.max_steps=1000", "data.validation=5000")
+
+DECIDED_BY: Mapping[str, Sequence[str]] = {
+    "profile": ("budgets", "sequences"),
+    "likelihood": ("budgets", "sequences", "walked", "profile", "knots"),
+    "adaptive": ("walked", "gammas", "thresholds"),
+    "advice": ("profile", "knots", "advised", "task_budgets", "racers", "race", "task_race", "walked", "problems"),
+    "frontier": ("frontier", "temperatures", "texts"),
+    "accuracy": ("problems", "task_budgets", "profile", "knots"),
+}
+"""The parts of a study, and the attributes of ``Size`` that their results depend on."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +48,23 @@ class Size:
 
     text: Sequence[str] = ("tokenizer.vocab_size=1024", "trainer.max_steps=1000")
     twin: Sequence[str] = ()
-    tasks: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"sudoku": SUDOKU, "countdown": COUNTDOWN})
+    tasks: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"sudoku": SUDOKU, "dyck": DYCK})
     trainer: Sequence[str] = ("trainer.accelerator=cpu",)
     budgets: Sequence[int] = (4, 8, 16, 32, 64)
     sequences: int = 64
     walked: int = 32
     profile: int = 64
     knots: int = 17
-    advised: Sequence[int] = (4, 8, 16, 32)
+    advised: Sequence[int] = (4, 8, 16)
     racers: int = 9
     race: int = 64
     frontier: Sequence[int] = (8, 32)
-    temperatures: Sequence[float] = (0.6, 0.7, 0.8, 0.9, 1.0)
+    temperatures: Sequence[float] = (0.6, 0.8, 1.0)
     texts: int = 64
     gammas: Sequence[float] = (8, 16, 32, 64, 128)
     thresholds: Sequence[float] = (0.05, 0.1, 0.3)
-    task_budgets: Sequence[int] = (2, 4, 8)
-    problems: int = 250
+    task_budgets: Sequence[int] = (2, 4)
+    problems: int = 200
     task_race: int = 200
 
     @property
@@ -61,9 +72,9 @@ class Size:
         """Validation sequences of text that are looked at: for likelihood, profiles, race and confirmation."""
         return self.sequences + self.profile + 2 * self.race
 
-    def asked(self) -> dict[str, Any]:
-        """What decides on results, for the files."""
-        return {name: value for name, value in vars(self).items() if name not in ("text", "twin", "tasks", "trainer")}
+    def asked(self, part: str) -> dict[str, Any]:
+        """What decides on a part's results, for its file; and which sequences are looked at follows from ``span``."""
+        return {name: getattr(self, name) for name in (*DECIDED_BY[part], "span")}
 
 
 CPU = Size()
@@ -73,7 +84,7 @@ GPU = Size(
     twin=("model=ar", "model.hidden_size=512", "model.depth=8", "model.heads=8", "trainer.max_steps=10000",
           "optimizer.lr=5e-4"),
     tasks={"sudoku": ("experiment=sudoku", "data.validation=5000"),
-           "countdown": ("experiment=countdown", "trainer.max_steps=10000", "data.validation=5000")},
+           "dyck": ("experiment=dyck", "data.given=8", "trainer.max_steps=5000", "data.validation=5000")},
     trainer=("trainer=gpu",),
     sequences=128, walked=128, profile=128, race=128, texts=256, problems=1000, task_race=400,
 )  # fmt: skip

@@ -67,12 +67,12 @@ def found() -> dict:
 def test_a_part_that_is_there_is_not_measured_again(tmp_path):
     from study_parts.results import Results, read
 
-    results = Results(tmp_path / "seed0" / "text", {"sequences": 4, "budgets": (1, 2)})
-    results.part("one", lambda: {"value": 0.5})
-    results.part("one", lambda: pytest.fail("measured again"))
+    results, asked = Results(tmp_path / "seed0" / "text"), {"sequences": 4, "budgets": (1, 2)}
+    results.part("one", asked, lambda: {"value": 0.5})
+    results.part("one", asked, lambda: pytest.fail("measured again"))
     assert read(results.folder) == {"one": {"value": 0.5}}
     with pytest.raises(UserError, match="other settings"):
-        Results(results.folder, {"sequences": 5, "budgets": (1, 2)}).part("one", dict)
+        results.part("one", {**asked, "sequences": 5}, dict)
 
 
 def test_a_part_that_fails_leaves_no_file(tmp_path):
@@ -82,7 +82,7 @@ def test_a_part_that_fails_leaves_no_file(tmp_path):
         raise UserError("no")
 
     with pytest.raises(UserError):
-        Results(tmp_path, {}).part("one", fail)
+        Results(tmp_path).part("one", {}, fail)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,7 +127,7 @@ def test_the_report_is_made_from_files_alone(found, tmp_path):
 
     for seed in (0, 1):
         for part, content in found.items():
-            Results(tmp_path / f"seed{seed}" / "text", {"seed": seed}).part(part, lambda content=content: content)
+            Results(tmp_path / f"seed{seed}" / "text").part(part, {"seed": seed}, lambda content=content: content)
     table = write_report(tmp_path)
     first = (tmp_path / "study.md").read_text()
     names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
@@ -187,9 +187,9 @@ def test_a_task_is_measured_and_reported(tmp_path):
     from study_parts.size import TINY
 
     task = task_subject({"aaa": 0.4, "bbb": 0.3, "aba": 0.3}, problems=200)
-    results = Results(tmp_path / "seed0" / "doubling", {})
-    results.part("accuracy", lambda: list(tasks.accuracy(task, TINY)))
-    results.part("advice", lambda: tasks.advice(task, TINY))
+    results = Results(tmp_path / "seed0" / "doubling")
+    results.part("accuracy", {}, lambda: list(tasks.accuracy(task, TINY)))
+    results.part("advice", {}, lambda: tasks.advice(task, TINY))
     assert "| doubling | 2 |" in write_report(tmp_path)
     assert (tmp_path / "figures" / "tasks.png").is_file()
 
@@ -220,6 +220,6 @@ def test_data_that_is_not_there_is_refused_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         main()
     assert str(stopped.value) == (
-        "error: --data english: choose of stdlib, sudoku, countdown (english needs --english FILE)"
+        "error: --data english: choose of stdlib, sudoku, dyck (english needs --english FILE)"
     )
     assert not (tmp_path / "out").exists()
