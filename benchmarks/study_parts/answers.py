@@ -82,16 +82,14 @@ def sure(gain: Estimate) -> bool:
 def replicated(grids: Sequence[Grid]) -> str:
     """What the other seeds say of the first one's choice, in words."""
     first, *others = grids
-    key = first.best()
+    gained = [sure(grid.cross_fitted()) for grid in grids]
     if not others:
         return "-"
-    if key == first.baseline:
-        agree = all(grid.best() == key for grid in others)
-        return "yes" if agree else "no"
-    if not all(sure(grid.mean(key)) for grid in others):
+    if not any(gained):
+        return "nothing sure"
+    if not all(gained) or not all(sure(grid.mean(first.best())) for grid in others):
         return "no"
-    orders = {grid.best()[0] for grid in grids}
-    return "yes" if len(orders) == 1 else "gain, not order"
+    return "yes" if len({grid.best()[0] for grid in grids}) == 1 else "gain, not order"
 
 
 def signed(gain: Estimate) -> str:

@@ -88,14 +88,14 @@ def orders(found: Mapping[str, Seeds]) -> str:
     """Every order with linear counts: what it gains over random order, in each seed."""
     tables = []
     for data, seeds in _gridded(found).items():
-        rows, names = [], list[str]()
-        for steps in budgets(next(iter(seeds.values()))):
-            grids = [Grid.of(one, steps) for one in seeds.values()]
-            names = [order for order, name in grids[0].cells if name == LINEAR]
-            gains = {key: [grid.mean(key) for grid in grids] for key in grids[0].cells if key[1] == LINEAR}
-            largest = max(gain.stderr for own in gains.values() for gain in own)
-            rows.append([str(steps), *(_beside(own) for own in gains.values()), f"{largest:.3f}"])
-        tables.append(f"{data}:\n\n{markdown_table(['steps', *names, 'largest error'], rows)}")
+        steps = budgets(next(iter(seeds.values())))
+        grids = [[Grid.of(one, k) for one in seeds.values()] for k in steps]
+        keys = [key for key in grids[0][0].cells if key[1] == LINEAR]
+        gains = [[[grid.mean(key) for grid in beside] for beside in grids] for key in keys]
+        rows = [[key[0], *map(_beside, own)] for key, own in zip(keys, gains, strict=True)]
+        largest = [max(gain.stderr for own in gains for gain in own[i]) for i in range(len(steps))]
+        rows.append(["largest standard error", *(f"{error:.3f}" for error in largest)])
+        tables.append(f"{data}:\n\n{markdown_table(['order', *(f'{k} steps' for k in steps)], rows)}")
     return "\n\n".join(tables)
 
 

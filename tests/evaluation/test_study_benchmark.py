@@ -137,7 +137,8 @@ def test_the_report_is_made_from_files_alone(found, tmp_path):
     rows = [line.split(" | ") for line in table.splitlines()[2:]]
     assert [row[1] for row in rows] == ["1", "2", "4"]
     assert rows[0][3] == "Random with Linear"
-    assert {row[7] for row in rows} == {"yes"}
+    assert {row[7] for row in rows} <= {"yes", "nothing sure"}
+    assert rows[0][7] == "nothing sure"
     shutil.rmtree(tmp_path / "figures")
     write_report(tmp_path)
     assert (tmp_path / "study.md").read_text() == first
@@ -176,7 +177,7 @@ def test_what_does_not_replicate_is_called_so():
     assert replicated([seed(0.5, 0.8), seed(0.6, 0.9)]) == "yes"
     assert replicated([seed(0.5, 0.8), seed(0.6, 0.2)]) == "gain, not order"
     assert replicated([seed(0.5, 0.8), seed(1.2, 0.9)]) == "no"
-    assert replicated([seed(1.5, 1.8), seed(1.2, 1.1)]) == "yes"
+    assert replicated([seed(1.5, 1.8), seed(1.2, 1.1)]) == "nothing sure"
     assert replicated([seed(1.5, 1.8), seed(0.2, 1.1)]) == "no"
 
 
@@ -205,12 +206,6 @@ def test_its_trainings_can_be_typed(name):
             config = compose("train", options_of(data, size, 7, "text.txt"))
             assert config.seed == 7
             assert config.lr_schedule.warmup_steps < config.trainer.max_steps
-            assert config.model.length == size_of(config)
-
-
-def size_of(config) -> int:
-    """Twins read what their texts have."""
-    return config.data.length if "length" in config.data else config.model.length
 
 
 def test_data_that_is_not_there_is_refused_in_one_line(tmp_path, monkeypatch):
