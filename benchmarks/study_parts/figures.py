@@ -38,6 +38,8 @@ class Panel(NamedTuple):
     ylabel: str
     ticks: Sequence[int] = ()
     """Of a logarithmic axis; none for a linear one."""
+    at: Sequence[float] = ()
+    """Places of vertical lines, one for each seed."""
 
 
 Seeds = Mapping[int, Mapping[str, Any]]
@@ -88,6 +90,8 @@ def _draw(axes: Axes, panel: Panel, labels: Sequence[str], seeds: Sequence[int])
             linestyle=STYLES[seed % len(STYLES)], marker=MARKERS[number % len(MARKERS)],
             color=TEN_COLOURS[number % len(TEN_COLOURS)], label=line.label if seed == 0 else None,
         )  # fmt: skip
+    for place, style in zip(panel.at, STYLES, strict=False):
+        axes.axvline(place, color="black", linewidth=0.8, linestyle=style, alpha=0.6)
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
     if panel.ticks:
         axes.set_xscale("log")
@@ -177,13 +181,9 @@ def frontier_panels(found: Mapping[str, Seeds]) -> Iterator[Panel]:
                     error = (nats.std(1, ddof=1) / nats.shape[1] ** 0.5).tolist()
                     x, y = np.array(curve["entropy"]).mean(1).tolist(), nats.mean(1).tolist()
                     lines.append(Line(curve["order"], seed, x, y, error))
-            for seed, one in seeds.items():
-                if "frontier" in one:
-                    x, y = one["frontier"]["held_out"]
-                    lines.append(Line("held-out text", seed, [x], [y], [0.0]))
-            yield Panel(
-                f"{_name(data)}, {steps} steps", lines, "entropy of a text's tokens (nats)", "scorer's nats per token"
-            )
+            held_out = [one["frontier"]["held_out"][0] for one in seeds.values() if "frontier" in one]
+            title, xlabel = f"{_name(data)}, {steps} steps", "entropy of a text's tokens (nats)"
+            yield Panel(title, lines, xlabel, "scorer's nats per token", at=held_out)
 
 
 def adaptive_panels(found: Mapping[str, Seeds]) -> Iterator[Panel]:
