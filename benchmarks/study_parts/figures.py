@@ -161,13 +161,13 @@ def schedule_panels(found: Mapping[str, Seeds]) -> Iterator[Panel]:
 
 
 def task_panels(found: Mapping[str, Seeds]) -> Iterator[Panel]:
-    for temperature in ("0", "1"):
+    for schedule in ("Linear", "Beta(0.5, 0.9)"):
 
-        def linear(grid: Grid, end: str = f"temperature {temperature}") -> dict[str, tuple[str, str]]:
-            return {key[0].split(", ")[0]: key for key in grid.cells if key[1] == "Linear" and key[0].endswith(end)}
+        def greedy(grid: Grid, name: str = schedule) -> dict[str, tuple[str, str]]:
+            keys = [key for key in grid.cells if key[1] == name and key[0].endswith("temperature 0")]
+            return {key[0].split(", ")[0]: key for key in keys}
 
-        title = f"{{}}, temperature {temperature}, linear counts"
-        yield from _over_budgets(found, "accuracy", linear, title, "share solved", _absolute)
+        yield from _over_budgets(found, "accuracy", greedy, f"{{}}, {schedule} counts", "share solved", _absolute)
 
 
 def frontier_panels(found: Mapping[str, Seeds]) -> Iterator[Panel]:
