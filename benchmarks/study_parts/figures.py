@@ -201,7 +201,7 @@ def adaptive_panels(found: Mapping[str, Seeds]) -> Iterator[Panel]:
                 values = [estimate for _, estimate in points]
                 x = [x for x, _ in points]
                 lines.append(Line(label, seed, x, [v.value for v in values], [v.stderr for v in values]))
-        yield Panel(_name(data), lines, "forward passes", "nats/token", (4, 8, 16, 32, 64, 128))
+        yield Panel(_name(data), lines, "forward passes", "nats/token", (1, 2, 4, 8, 16, 32, 64, 128))
 
 
 FIGURES: Mapping[str, Callable[[Mapping[str, Seeds]], Iterator[Panel]]] = {

@@ -12,7 +12,9 @@ from mdm_lightning.files import write_atomically
 from mdm_lightning.tables import markdown_table
 from study_parts.answers import LINEAR, Grid, budgets, replicated, signed
 from study_parts.figures import write_figures
+from study_parts.models import CORPORA
 from study_parts.results import read
+from study_parts.size import CPU
 
 Seeds = Mapping[int, Mapping[str, Any]]
 """What was found, by part, of each seed."""
@@ -42,8 +44,8 @@ def read_all(out: Path) -> dict[str, dict[int, dict[str, Any]]]:
     for folder in sorted(out.glob("seed*/*/")):
         if folder.name != "runs" and (parts := read(folder)):
             found.setdefault(folder.name, {})[int(folder.parent.name.removeprefix("seed"))] = parts
-    order = {"stdlib": 0, "english": 1}
-    return dict(sorted(found.items(), key=lambda item: (order.get(item[0], 2), item[0])))
+    known = [data for data in (*CORPORA, *CPU.tasks) if data in found]
+    return {data: found[data] for data in (*known, *sorted(found.keys() - set(known)))}
 
 
 def _with(found: Mapping[str, Seeds], part: str) -> dict[str, dict[int, Mapping[str, Any]]]:
