@@ -71,8 +71,11 @@ def sign_flip_test(
     If two schedules are equally good, an instance's difference could as well have had the other sign. The p-value is
     the share of random sign patterns (the same for all rows, and the observed one among them) with a mean at least as
     far from zero; it is never below 1 / (resamples + 1). With differences of -1, 0 and 1 it is McNemar's exact test.
+    With an infinite difference it is 1: whatever its sign, the mean is as far from zero.
     """
     rows, n = differences.shape
+    infinite = ~np.isfinite(differences).all(1)
+    differences = np.where(infinite[:, None], 0, differences)
     scale = np.abs(differences).max(1, initial=0)
     scaled = differences / np.where(scale > 0, scale, 1)[:, None]
     total = scaled.sum(1)
@@ -134,9 +137,10 @@ def instances_needed(
 
 
 def standard_error(scores: Sequence[float]) -> float | None:
-    """Standard error of the mean of independent scores; None for a single one."""
+    """Standard error of the mean of independent scores; None for a single one, NaN if one of them is infinite."""
     n = len(scores)
-    return float(np.std(scores, ddof=1)) / n**0.5 if n > 1 else None
+    with np.errstate(invalid="ignore"):
+        return float(np.std(scores, ddof=1)) / n**0.5 if n > 1 else None
 
 
 def empirical_bernstein(scores: Float64[np.ndarray, " n"], largest: float, *, level: float = LEVEL) -> float:

@@ -238,7 +238,7 @@ evaluation=exact_distribution | evaluation=exact_distribution needs a distributi
 evaluation=none | there is nothing to evaluate
 evaluation=generation scorer.order=0 | scorer.order must be at least 1
 evaluation=frontier evaluation.frontier.temperatures=[1.0] | evaluation.frontier.temperatures must be two or more
-evaluation=mauve | the scorer \(interpolated Kneser-Ney .* has none: choose scorer=hf
+evaluation=mauve | has none: choose scorer=hf, or scorer=run
 evaluation=mauve scorer=hf evaluation.mauve.scaling=-1 | evaluation.mauve.scaling must be positive
 evaluation=frontier evaluation.frontier.temperatures=[0.5,-1.0] | evaluation.frontier.temperatures must be positive
 evaluation=frontier evaluation.frontier.temperatures=[1,0.5,1.0] | evaluation.frontier.temperatures must be different

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mdm_lightning.files import from_json
 from tests.commands.conftest import incident, scalars
 
 TWO = ("trainer=ddp", "trainer.devices=2")
@@ -20,14 +21,14 @@ NO_JUDGE = "/nowhere" if find_spec("transformers") else "mdm-lightning[scorer]"
 
 def rows_of(folder: Path) -> list[dict]:
     """The rows of results.json, after a check that results.csv has the same."""
-    rows = json.loads((folder / "results.json").read_text())
+    rows = from_json((folder / "results.json").read_text())
     with (folder / "results.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert len(table) == len(rows)
     for line, row in zip(table, rows, strict=True):
         assert list(line) == ["evaluation", "metric", "value", "stderr", "n", "better", "settings"]
         assert (line["evaluation"], line["metric"], int(line["n"])) == (row["evaluation"], row["metric"], row["n"])
-        assert float(line["value"]) == float(row["value"])
+        assert float(line["value"]) == pytest.approx(row["value"], rel=0, abs=0, nan_ok=True)
         assert line["stderr"] == ("" if row["stderr"] is None else str(row["stderr"]))
         for name, value in row["settings"].items():
             assert f"{name}: {value}" in line["settings"]

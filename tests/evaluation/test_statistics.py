@@ -1,5 +1,6 @@
 """Comparisons against enumeration, independent implementations, and simulation with known truth."""
 
+import math
 from itertools import product
 
 import numpy as np
@@ -118,6 +119,14 @@ def test_sign_flip_test_is_the_exact_one():
     sums = np.abs(differences @ patterns.T)
     exact = (sums >= np.abs(differences.sum(1, keepdims=True)) - 1e-9).mean(1)
     np.testing.assert_allclose(sign_flip_test(differences), exact, rtol=0, atol=5 * 0.5 / 100)
+
+
+def test_one_infinite_difference_is_no_evidence():
+    """By itself: with either sign the mean is as far from zero. The other rows are tested as without it."""
+    differences = np.array([[1.0] * 20, [1.0] * 19 + [math.inf], [-1.0] * 19 + [-math.inf]])
+    p = sign_flip_test(differences, resamples=999)
+    assert p.tolist() == [0.001, 1.0, 1.0]
+    assert math.isnan(standard_error([1.0, 2.0, math.inf]) or 0)
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(9, 2), (30, 18), (5, 5), (1, 0)])

@@ -9,6 +9,7 @@ from mdm_lightning.diffusion.profile.counts import alphas_on_grid
 from mdm_lightning.diffusion.profile.loss_profile import LossProfile
 from mdm_lightning.diffusion.schedule import BetaSchedule
 from mdm_lightning.evaluation.advice.checks import Checked
+from mdm_lightning.evaluation.statistics import standard_error
 
 LANDSCAPE = np.geomspace(0.1, 4, 41)  # values of alpha and of beta
 TICKS = (0.1, 0.3, 1, 3)
@@ -61,14 +62,16 @@ def landscape_figure(profile: LossProfile, chosen: Mapping[int, BetaSchedule]) -
 
 def race_figure(found: Sequence[Checked]) -> Figure:
     """The proposals for each step budget by their scores in the race, with 95 % intervals; those that left early are
-    pale, what to use is red."""
+    pale, what to use is red. One that cannot produce an instance has an infinite score, and no point."""
     most = max(len(checked.proposals) for checked in found)
     figure = Figure(figsize=(5.2 * len(found), 1.2 + 0.32 * most), layout="constrained")
     for axes, checked in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
         pairs = zip(checked.proposals, checked.outcome.runners, strict=True)
         ranked = sorted(enumerate(pairs), key=lambda item: item[1][1].mean)
         for place, (number, (_, runner)) in enumerate(ranked):
-            error = 1.96 * runner.scores.std(ddof=1) / len(runner.scores) ** 0.5
+            if not np.isfinite(runner.mean):
+                continue
+            error = 1.96 * (standard_error(runner.scores.tolist()) or 0.0)
             colour = "tab:red" if number == checked.outcome.use else "tab:blue"
             shade = 0.35 if runner.left else 1.0
             axes.errorbar(checked.sign * runner.mean, place, xerr=error, fmt="o", color=colour, alpha=shade)
