@@ -74,8 +74,8 @@ def sign_flip_test(
     With an infinite difference it is 1: whatever its sign, the mean is as far from zero.
     """
     rows, n = differences.shape
-    infinite = ~np.isfinite(differences).all(1)
-    differences = np.where(infinite[:, None], 0, differences)
+    finite = np.isfinite(differences).all(1, keepdims=True)
+    differences = np.where(finite, differences, 0)
     scale = np.abs(differences).max(1, initial=0)
     scaled = differences / np.where(scale > 0, scale, 1)[:, None]
     total = scaled.sum(1)
