@@ -32,7 +32,8 @@ schedule@training.schedule=lineer | did you mean linear?
 +trainer.val_check_interval=2 | see training.validate_every=
 ~training.ema | training.ema cannot be left out
 ~model.length | model.length cannot be left out
-~optimizer | optimizer must be
+~optimizer | optimizer.lr is an option of optimizer, which ~optimizer leaves out
+~lr_schedule | lr_schedule must be
 ~modell | did you mean model?
 hidden | 'hidden' is no option: write KEY=VALUE
 attention@model.attention=sparse | attention=sparse: attention has no such choice

@@ -94,6 +94,9 @@ def _no_choice(error: MissingConfigException, arguments: Sequence[str], conf: Pa
 
 
 def _no_option(key: str, arguments: Sequence[str], conf: Path, name: str) -> UserError:
+    deleted = [argument.removeprefix("~").partition("=")[0] for argument in arguments if argument.startswith("~")]
+    if gone := next((part for part in deleted if key.startswith(f"{part}.")), None):
+        return UserError(f"{key} is an option of {gone}, which ~{gone} leaves out: leave out one of them")
     return UserError(f"there is no option {key}{suggestion(key, _known(arguments, conf, name))}")
 
 
