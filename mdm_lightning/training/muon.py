@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import Optimizer
 
 from mdm_lightning.arguments import check, finite
@@ -51,8 +51,8 @@ class MuonBesideAdamW(Optimizer):
     """Muon for one group of matrices and another optimiser for the rest, as one, with one state in the usual format.
 
     ``torch.optim.Muon`` takes the same steps, of whole matrices one by one. Here matrices of one shape are made
-    orthogonal together, and may be split by rows over processes (FSDP2): each process then makes its share of them,
-    whole, and all get their rows.
+    orthogonal together, and may be split by rows over processes (FSDP2): each process then gathers and makes all of
+    them, and keeps its rows.
 
     Args:
         group: the matrices, ``params``, with ``lr``, ``weight_decay`` and ``momentum``.
@@ -110,12 +110,10 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """Matrices ``(k, n, m)`` with singular values near 1 in place of their own: five Newton-Schulz iterations.
 
     Those of Jordan et al. (2024), which take singular values of any size quickly to between 0.7 and 1.2 and leave them
-    there. Of matrices split over processes, each process makes some, whole.
+    there. Matrices split over processes are made whole by each of them.
     """
     if isinstance(matrices, DTensor):
-        whole = matrices.redistribute(placements=[Shard(0)])
-        made = orthogonal(whole.to_local()).contiguous()
-        made = DTensor.from_local(made, whole.device_mesh, [Shard(0)], shape=whole.shape, stride=whole.stride())
+        made = DTensor.from_local(orthogonal(matrices.full_tensor()), matrices.device_mesh, [Replicate()])
         return made.redistribute(placements=matrices.placements)
     x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
