@@ -51,7 +51,7 @@ class RunScorer:
         """Raises:
         UserError: there is no such run, it is not autoregressive, or it reads shorter texts only.
         """
-        loaded, encode = self._load(subject)
+        loaded, encode = subject.once((self, "model"), lambda: self._load(subject))
 
         def score(tokens: Int64[np.ndarray, "b l"], texts: Sequence[str]) -> Scores:
             rows = encode(tokens, texts)
@@ -67,7 +67,7 @@ class RunScorer:
         Raises:
             UserError: as ``prepare``.
         """
-        loaded, encode = self._load(subject)
+        loaded, encode = subject.once((self, "model"), lambda: self._load(subject))
 
         def points(tokens: Int64[np.ndarray, "b l"], texts: Sequence[str]) -> Float64[np.ndarray, "b h"]:
             rows = encode(tokens, texts)

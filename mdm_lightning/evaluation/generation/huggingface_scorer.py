@@ -54,8 +54,7 @@ class HuggingFaceScorer:
         """Raises:
         UserError: transformers is not installed, or the weights cannot be had.
         """
-        tokenizer, model = self._load()
-        model = model.to(subject.device).eval()
+        tokenizer, model = subject.once((self, "model"), lambda: self._load(subject.device))
 
         def score(tokens: Int64[np.ndarray, "b l"], texts: Sequence[str]) -> Scores:
             encoded = tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
@@ -70,8 +69,7 @@ class HuggingFaceScorer:
         Raises:
             UserError: as ``prepare``.
         """
-        tokenizer, model = self._load()
-        model = model.to(subject.device).eval()
+        tokenizer, model = subject.once((self, "model"), lambda: self._load(subject.device))
 
         def encode(tokens: Int64[np.ndarray, "b l"], texts: Sequence[str]) -> Float64[np.ndarray, "b h"]:
             encoded = tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
@@ -80,7 +78,7 @@ class HuggingFaceScorer:
 
         return encode
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self, device: torch.device) -> tuple[Any, Any]:
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -91,14 +89,14 @@ class HuggingFaceScorer:
         local = self.path is not None or not hub_is_reachable()  # the library would retry for most of a minute
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-            model = AutoModelForCausalLM.from_pretrained(source, local_files_only=local, dtype=torch.float32)
+            model: Any = AutoModelForCausalLM.from_pretrained(source, local_files_only=local, dtype=torch.float32)
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(
                 f"cannot load the scorer {source} ({reason}); check the network, set scorer.path= to a local copy, or "
                 "choose scorer=ngram"
             ) from error
-        return tokenizer, model
+        return tokenizer, model.to(device).eval()
 
 
 def _padded(model: Any, encoded: list[list[int]]) -> dict[str, Tensor]:
